@@ -1,0 +1,1 @@
+"""Adapters: one store each, behind one small contract."""

@@ -1,0 +1,419 @@
+"""The keeper: renews all that a session holds, ends it in time, and cleans up after it.
+
+The rules: losing is a local timer that needs no reply; an unknown outcome neither extends nor ends a term; a term is
+given up locally first and released in the store second; only a term whose body has ended is released, any other
+lease runs out first. Whatever a failed or abandoned call may have left in the store is looked for until it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import tenacity
+
+from coordkit.backends.contract import (
+    Backend,
+    Candidacy,
+    Confirmed,
+    Grant,
+    Host,
+    Lost,
+    Renewed,
+    Unknown,
+)
+from coordkit.errors import BackendError, Misconfigured, OutcomeUnknown, Rejected, Unavailable
+from coordkit.lease import (
+    call_budget,
+    held_for,
+    lag_limit,
+    renewal_due,
+    waited_for,
+    waiting_time,
+)
+from coordkit.model import LossReason, TermState
+from coordkit.term import End, Tenure
+
+T = TypeVar("T")
+
+OPEN_SECONDS = 5.0  # one try to open a backend
+CLOSE_SECONDS = 2.0  # how long a closing session waits for releases under way; then their leases run out
+LONGEST_NAP = 0.25  # s: asyncio's timers do not see a suspend, so the clocks are read again at least this often
+SHORTEST_NAP = 0.0005
+
+
+@dataclass(slots=True)
+class Holding:
+    """A term that is renewed. Owned by the keeper's loop."""
+
+    tenure: Tenure
+    grant: Grant
+    watch: asyncio.Task[None] | None = None
+    suspect: bool = False  # a hint says that the entry is gone: renew now, to be sure
+
+
+class Keeper:
+    """One session: a backend, shared by the elections that use it, and the terms held on it.
+
+    Lives on the host's loop; only `end_all` may be called from another thread.
+    """
+
+    def __init__(self, host: Host, backend: Backend, *, on_unused: Callable[[Keeper], object]) -> None:
+        self.host = host
+        self.backend = backend
+        self._on_unused = on_unused
+        self._users = 0
+        self._opened = False
+        self._opening: asyncio.Task[BackendError | None] | None = None
+        self._held: dict[Tenure, Holding] = {}
+        self._rounds: dict[float, asyncio.Event] = {}  # by ttl: set to wake the loop that renews them
+        self._deadlines: asyncio.Task[None] | None = None
+        self._sooner = asyncio.Event()
+        self._cleaning: set[asyncio.Task[None]] = set()
+        self._retiring: dict[Tenure, tuple[Candidacy, asyncio.Task[None]]] = {}
+        self._releasing: dict[Tenure, asyncio.Task[None]] = {}
+        self._loops: set[asyncio.Task[None]] = set()
+
+    # --- opening and closing ---------------------------------------------------------------------------------
+
+    async def opened(self) -> None:
+        """Return when the backend is open; all who wait share one try, and each gets an exception of its own."""
+        if self._opened:
+            return
+        if self._opening is None:
+            self._opening = self.host.spawn(self._open(), "open")
+        error = await asyncio.shield(self._opening)
+        if error is not None:
+            raise type(error)(str(error), backend=error.backend, operation=error.operation) from error
+
+    async def open_once(self, seconds: float) -> None:
+        """As `opened`, with a timeout: `Unavailable`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.opened()
+        except TimeoutError as error:
+            raise Unavailable(f"not open within {seconds:g} s", operation="open") from error
+
+    async def _open(self) -> BackendError | None:
+        try:
+            await bounded(self.backend.open(), OPEN_SECONDS, "open")
+        except BackendError as error:
+            return error
+        else:
+            self._opened = True
+            return None
+        finally:
+            self._opening = None
+
+    def join(self) -> None:
+        """One more elector uses this session."""
+        self._users += 1
+
+    def part(self) -> asyncio.Task[None] | None:
+        """An elector uses it no more; the last one closes it. Returns the closing, which may be awaited."""
+        self._users -= 1
+        if self._users > 0:
+            return None
+        self._on_unused(self)
+        return self.host.spawn(self._close(), "close")
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.finish()
+        except TimeoutError:
+            self.host.log.warning("a session was closed with releases unfinished; those leases run out")
+        for cleaning in list(self._cleaning):
+            cleaning.cancel()
+        for _, retirement in list(self._retiring.values()):
+            retirement.cancel()
+        self._retiring.clear()  # those leases run out
+        for loop in list(self._loops):
+            loop.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        await self.backend.close()
+
+    async def finish(self) -> None:
+        """Settle what has ended and wait for the releases under way. Leaves other leases to run out."""
+        self.settle_ended()
+        while self._cleaning:
+            await asyncio.wait(self._cleaning)
+
+    # --- holding ---------------------------------------------------------------------------------------------
+
+    def hold(self, tenure: Tenure, grant: Grant) -> None:
+        """Renew this term from now on, and end it at its deadline at the latest."""
+        holding = self._held[tenure] = Holding(tenure, grant)
+        holding.watch = self.host.spawn(self._watch(holding), "revocations")
+        if tenure.ttl not in self._rounds:
+            wake = self._rounds[tenure.ttl] = asyncio.Event()
+            self._loop(self._renew_all(tenure.ttl, wake), "renewals")
+        now = self.host.clock.now()
+        if renewal_due(tenure.promise, tenure.ttl, now) < tenure.ttl / 4:  # the win was slow: do not oversleep
+            self._rounds[tenure.ttl].set()
+        if self._deadlines is None:
+            self._deadlines = self._loop(self._end_in_time(), "deadlines")
+        if tenure.promise.remaining(now) < LONGEST_NAP:
+            self._sooner.set()
+
+    def settle(self, tenure: Tenure) -> End | None:
+        """Carry out the end of a term that has ended: journal it, tell its watchers, let its lease run out."""
+        end = tenure.ended()
+        if end is None or (holding := self._held.pop(tenure, None)) is None:
+            return end
+        if holding.watch is not None:
+            holding.watch.cancel()
+        self._record_end(tenure, end)
+        retirement = self.host.spawn(self._retire(tenure, holding.grant.candidacy), "retirement")
+        self._retiring[tenure] = (holding.grant.candidacy, retirement)
+        self._tell_watchers(tenure)
+        return end
+
+    def settle_ended(self) -> None:
+        """Settle every term that has ended, by whatever thread."""
+        for tenure in list(self._held):
+            self.settle(tenure)
+
+    def watch_end(self, tenure: Tenure, call: Callable[[], None]) -> None:
+        """Call `call` once on the loop after the term has ended and its end is carried out."""
+        if self.settle(tenure) is None or tenure in self._held:
+            tenure.watchers.append(call)
+        else:
+            call()
+
+    def unwatch_end(self, tenure: Tenure, call: Callable[[], None]) -> None:
+        """Forget a watcher that `watch_end` took."""
+        if call in tenure.watchers:
+            tenure.watchers.remove(call)
+
+    def end_all(self) -> None:
+        """End all terms locally. Any thread may call it: it only sets each term's end."""
+        for tenure in list(self._held):
+            tenure.end(TermState.LOST, LossReason.CLOSED)
+
+    def engine_died(self) -> None:
+        """Nothing will be renewed any more: every term is lost now, and whoever waits for it is told."""
+        for tenure, _ in list(self._held.items()):
+            end = tenure.end(TermState.LOST, LossReason.ENGINE_DIED)
+            self._record_end(tenure, end)
+            self._tell_watchers(tenure)
+        self._held.clear()
+
+    def _record_end(self, tenure: Tenure, end: End) -> None:
+        fields = {"entry": tenure.candidate.id, "election": tenure.election, "token": int(tenure.token)}
+        if end.state is TermState.RESIGNED:
+            self.host.journal.write("resigned", **fields, at=end.at.boot)
+            return
+        reason = (end.reason or LossReason.EXPIRED).value
+        self.host.journal.write("lost", **fields, at=end.at.boot, reason=reason)
+        self.host.log.warning("the term %s is lost: %s", tenure.token, reason)
+
+    def _tell_watchers(self, tenure: Tenure) -> None:
+        watchers, tenure.watchers = tenure.watchers, []
+        for call in watchers:
+            call()
+
+    async def _watch(self, holding: Holding) -> None:
+        while True:
+            await holding.grant.candidacy.revoked()
+            holding.suspect = True
+            self._rounds[holding.tenure.ttl].set()
+            # One look per hint: the renewal clears `suspect`, or ends the term and with it this task.
+            while holding.suspect:
+                await asyncio.sleep(holding.tenure.ttl / 12)
+
+    # --- the two loops ---------------------------------------------------------------------------------------
+
+    async def _renew_all(self, ttl: float, wake: asyncio.Event) -> None:
+        clock = self.host.clock
+        try:
+            while held := [holding for tenure, holding in self._held.items() if tenure.ttl == ttl]:
+                wake.clear()
+                now = clock.now()
+                due = [(renewal_due(each.tenure.promise, ttl, now), each) for each in held]
+                first = min(0.0 if each.suspect else seconds for seconds, each in due)
+                if first > 0:
+                    await _until(wake, first)
+                    continue
+                # Those due soon go along, so that the elections of a session come to be renewed together.
+                batch = [each for seconds, each in due if each.suspect or seconds <= ttl / 12]
+                if not await self._renew(batch, ttl):
+                    await asyncio.sleep(self.host.chance.uniform(ttl / 48, ttl / 12))
+        finally:
+            self._rounds.pop(ttl, None)
+
+    async def _renew(self, batch: list[Holding], ttl: float) -> bool:
+        """Renew a batch and apply the answers; False if one of them is unknown."""
+        now = self.host.clock.now()
+        left = min(each.tenure.promise.remaining(now) for each in batch)
+        answers: list[Renewed | Lost | Unknown]
+        try:
+            async with asyncio.timeout(call_budget(ttl, left)):
+                answers = list(await self.backend.renew([each.grant for each in batch]))
+        except Exception as error:  # noqa: BLE001 - a timeout, a failure, or a fault of the adapter: nothing was learnt
+            answers = [Unknown(error)] * len(batch)
+        certain = True
+        for holding, answer in zip(batch, answers, strict=True):
+            holding.suspect = False
+            match answer:
+                case Renewed():
+                    self._extend(holding.tenure, answer)
+                case Lost():
+                    self._revoke(holding.tenure, answer)
+                case Unknown():
+                    certain = False
+                    self._endanger(holding.tenure, f"a renewal failed: {answer.cause!r}")
+        return certain
+
+    def _extend(self, tenure: Tenure, renewed: Renewed) -> None:
+        if not tenure.extend(renewed.promise):
+            self.settle(tenure)
+            return
+        if tenure.jeopardy is not None:
+            self.host.log.info("the term %s is out of danger", tenure.token)
+            tenure.jeopardy = None
+        sent, span = tenure.promise.sent.boot, tenure.promise.span
+        self.host.journal.write(
+            "renewed",
+            entry=tenure.candidate.id,
+            election=tenure.election,
+            token=int(tenure.token),
+            sent=sent,
+            deadline=sent + span,
+        )
+
+    def _revoke(self, tenure: Tenure, lost: Lost) -> None:
+        tenure.end(TermState.LOST, LossReason.REVOKED)
+        self.host.log.warning("the backend says that the term %s is over: %s", tenure.token, lost.detail)
+        self.settle(tenure)
+
+    def _endanger(self, tenure: Tenure, detail: str) -> None:
+        if tenure.jeopardy is None:
+            self.host.log.warning(
+                "the term %s is in jeopardy with %.3f s left: %s", tenure.token, tenure.remaining(), detail
+            )
+            self.host.journal.write(
+                "jeopardy",
+                entry=tenure.candidate.id,
+                election=tenure.election,
+                token=int(tenure.token),
+                detail=detail,
+            )
+        tenure.jeopardy = detail
+
+    async def _end_in_time(self) -> None:
+        clock = self.host.clock
+        try:
+            while self._held:
+                self._sooner.clear()
+                now = clock.now()
+                left = min(tenure.promise.remaining(now) for tenure in self._held)
+                nap = min(LONGEST_NAP, max(SHORTEST_NAP, left))
+                interrupted = await _until(self._sooner, nap)
+                lag = 0.0 if interrupted else held_for(now, clock.now()) - nap
+                for tenure in list(self._held):
+                    if self.settle(tenure) is None and lag > lag_limit(tenure.ttl):
+                        self._endanger(tenure, f"the engine ran {lag:.3f} s late")
+                        self._renew_soon(tenure)
+        finally:
+            self._deadlines = None
+
+    def _renew_soon(self, tenure: Tenure) -> None:
+        # A late engine has lost time that others count: make it up, and so leave jeopardy by an answer.
+        self._held[tenure].suspect = True
+        self._rounds[tenure.ttl].set()
+
+    def _loop(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self.host.spawn(work, name)
+        self._loops.add(task)
+        task.add_done_callback(self._loops.discard)
+        return task
+
+    # --- asking and letting go -------------------------------------------------------------------------------
+
+    async def ask(
+        self, tenure: Tenure, question: Callable[[Grant], Awaitable[Confirmed | Lost]]
+    ) -> Confirmed | Lost | None:
+        """Put a question about a held term to its candidacy; None if the term is over already."""
+        holding = self._held.get(tenure)
+        if holding is None or tenure.ended() is not None:
+            return None
+        answer = await question(holding.grant)
+        if isinstance(answer, Lost):
+            self._revoke(tenure, answer)
+        return answer
+
+    def release(self, tenure: Tenure) -> asyncio.Task[None] | None:
+        """The body of an ended term is over: remove its entry from the store now, and keep trying until it is gone."""
+        self.settle(tenure)
+        retiring = self._retiring.pop(tenure, None)
+        if retiring is None:
+            return self._releasing.get(tenure)
+        candidacy, retirement = retiring
+        retirement.cancel()
+        task = self._releasing[tenure] = self.clean(candidacy, tenure.ttl)
+        task.add_done_callback(lambda _: self._releasing.pop(tenure, None))
+        return task
+
+    async def _retire(self, tenure: Tenure, candidacy: Candidacy) -> None:
+        # The body may still run, so nothing is released before the lease has run out by a waiter's count.
+        needed = waiting_time(tenure.ttl, self.backend.drift)
+        while (left := needed - waited_for(tenure.promise.sent, self.host.clock.now())) > 0:
+            await asyncio.sleep(left)
+        self._retiring.pop(tenure, None)
+        self.clean(candidacy, tenure.ttl)
+
+    def clean(self, candidacy: Candidacy, ttl: float) -> asyncio.Task[None]:
+        """Remove what this candidacy has, or may have, in the store. The task ends when it is gone."""
+        task = self.host.spawn(self._clean(candidacy, ttl), "clean-up")
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
+        return task
+
+    async def _clean(self, candidacy: Candidacy, ttl: float) -> None:
+        warned = self.host.clock.now()
+
+        def warn(state: tenacity.RetryCallState) -> None:
+            nonlocal warned
+            now = self.host.clock.now()
+            if state.attempt_number == 1 or waited_for(warned, now) > ttl:
+                warned = now
+                failure = state.outcome.exception() if state.outcome else None
+                self.host.log.warning("an entry could not be removed yet: %r", failure)
+
+        tries = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
+            wait=tenacity.wait_random_exponential(multiplier=ttl / 48, max=ttl / 3),
+            before_sleep=warn,
+            reraise=True,
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    await bounded(candidacy.resign(), ttl / 3, "resign")
+        except (Rejected, Misconfigured) as error:
+            self.host.log.error("an entry is left to its lease: %r", error)
+
+
+async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
+    """Await one call of a backend for at most `seconds`; a timeout is `OutcomeUnknown`: it may have happened."""
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            return await call
+    except TimeoutError as error:
+        if scope.expired():
+            raise OutcomeUnknown(f"no answer to {operation} within {seconds:.3g} s", operation=operation) from error
+        raise
+
+
+async def _until(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, at most `seconds`; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""What all tests share: suite and backend of each test for the table, and the servers they need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.expected import BACKENDS, SUITES_PER_BACKEND
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note suite and backend of each test; they travel with its report, to the JUnit file too."""
+    wrong = []
+    for item in items:
+        suite = item.path.relative_to(TESTS).parts[0]
+        backend = _backend(item)
+        if backend and backend not in BACKENDS:
+            wrong.append(f"{item.nodeid}: unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
+        if not backend and suite in SUITES_PER_BACKEND:
+            wrong.append(f"{item.nodeid}: of no backend; mark it @pytest.mark.backend(…)")
+        item.user_properties += [("suite", suite), ("backend", backend)]
+    if wrong:
+        raise pytest.UsageError("\n".join(wrong))
+
+
+def _backend(item: pytest.Item) -> str:
+    """The backend of a test: of its nearest marker, else the part of its parameters' ids that names one."""
+    if marker := item.get_closest_marker("backend"):
+        return str(marker.args[0])
+    callspec = getattr(item, "callspec", None)
+    named = [part for part in callspec.id.split("-") if part in BACKENDS] if callspec else []
+    return named[0] if named else ""
+
+
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """libfaketime.so.1, to be preloaded into a process whose wall clock is to step."""
+    try:
+        return servers.library("libfaketime.so.1")
+    except servers.Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))

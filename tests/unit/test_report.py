@@ -1,0 +1,121 @@
+"""The table of expected tests and the judgement of a run: a judge that never condemns is worthless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import report
+from tests.expected import PLATFORM, Outcome, Result, complaints, load, render, save
+
+EXPECTED = {("contract", "memory"): 2, ("contract", "sqlite"): 2}
+
+
+def of(backend: str, *outcomes: Outcome, reason: str = "") -> list[Result]:
+    return [Result(f"test_{at}[{backend}]", "contract", backend, out, reason) for at, out in enumerate(outcomes)]
+
+
+WHOLE = of("memory", "passed", "passed") + of("sqlite", "passed", "failed")
+
+
+def test_a_whole_run_has_no_complaint() -> None:
+    assert complaints(WHOLE, EXPECTED, full_table=True, ci=True) == []
+
+
+@pytest.mark.parametrize(
+    ("results", "complaint"),
+    [
+        (of("memory", "passed", "passed"), "contract on sqlite: 2 tests expected, 0 found"),
+        (WHOLE[:-1], "contract on sqlite: 2 tests expected, 1 found"),
+        (WHOLE + of("redis", "passed"), "contract on redis: 0 tests expected, 1 found"),
+    ],
+)
+def test_a_count_that_differs_is_a_complaint_of_a_full_run(results: list[Result], complaint: str) -> None:
+    (found,) = complaints(results, EXPECTED, full_table=True, ci=False)
+    assert found.startswith(complaint)
+    assert complaints(results, EXPECTED, full_table=False, ci=True) == []
+
+
+def test_a_missing_backend_is_a_complaint_under_ci() -> None:
+    results = of("memory", "passed", "passed") + of("sqlite", "skipped", "passed", reason="no server")
+    assert complaints(results, EXPECTED, full_table=True, ci=True) == ["test_0[sqlite] was skipped: no server"]
+    assert complaints(results, EXPECTED, full_table=True, ci=False) == []
+
+
+def test_what_the_platform_cannot_do_is_excused() -> None:
+    results = of("memory", "passed", "passed") + of("sqlite", "excused", "passed")
+    assert complaints(results, EXPECTED, full_table=True, ci=True) == []
+
+
+def test_the_table_tells_expected_and_executed() -> None:
+    lines = render(WHOLE + of("redis", "skipped", "xfailed"), EXPECTED).splitlines()
+    assert [line.split() for line in lines] == [
+        ["suite", "backend", "expected", "executed", "passed", "failed", "skipped"],
+        ["contract", "memory", "2", "2", "2", "0", "0"],
+        ["contract", "sqlite", "2", "2", "1", "1", "0"],
+        ["contract", "redis", "0", "1", "0", "0", "1"],
+    ]
+
+
+def test_the_table_survives_its_file(tmp_path: Path) -> None:
+    save(EXPECTED, tmp_path / "table.json")
+    assert load(tmp_path / "table.json") == EXPECTED
+
+
+JUNIT = f"""<?xml version="1.0" encoding="utf-8"?>
+<testsuites><testsuite>
+  <testcase classname="tests.contract.test_it" name="test_a[memory]">
+    <properties>
+      <property name="suite" value="contract"/><property name="backend" value="memory"/>
+    </properties>
+  </testcase>
+  <testcase classname="tests.unit.test_it" name="test_b"><failure message="no"/></testcase>
+  <testcase classname="tests.unit.test_it" name="test_b"><error message="and its tear-down"/></testcase>
+  <testcase classname="tests.unit.test_it" name="test_c"/>
+  <testcase classname="tests.unit.test_it" name="test_c"><error message="a tear-down"/></testcase>
+  <testcase classname="" name="tests.unit.test_broken"><error message="collection failure"/></testcase>
+  <testcase classname="tests.unit.test_it" name="test_d">
+    <skipped type="pytest.skip" message="{PLATFORM}no time namespaces"/>
+  </testcase>
+  <testcase classname="tests.unit.test_it" name="test_e">
+    <skipped type="pytest.skip" message="no server"/>
+  </testcase>
+  <testcase classname="tests.unit.test_it" name="test_f">
+    <skipped type="pytest.xfail" message="known"/>
+  </testcase>
+</testsuite></testsuites>
+"""
+
+
+def test_reports_of_several_runs_are_merged(tmp_path: Path) -> None:
+    (tmp_path / "measured.xml").write_text(JUNIT, encoding="utf-8")
+    (tmp_path / "unmeasured.xml").write_text(JUNIT.replace("test_it", "test_other"), encoding="utf-8")
+    results = report.read(sorted(tmp_path.glob("*.xml")))
+    assert [result.outcome for result in results] == 2 * [
+        *("passed", "failed", "failed", "failed", "excused", "skipped", "xfailed"),
+    ]
+    assert (results[0].suite, results[0].backend) == ("contract", "memory")
+    assert report.closing_line(results) == "2 passed, 6 failed"
+
+
+@pytest.mark.parametrize(
+    ("results", "failed_steps", "status"),
+    [
+        (of("memory", "passed", "passed") + of("sqlite", "passed", "passed"), [], 0),
+        (of("memory", "passed", "passed") + of("sqlite", "passed", "passed"), ["lint"], 1),
+        (WHOLE, [], 1),
+        (WHOLE[:2], [], 1),
+        ([], [], 1),
+    ],
+)
+def test_the_verdict_and_the_last_line(
+    results: list[Result],
+    failed_steps: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(report, "load", lambda: EXPECTED if results else {})
+    assert report.judge(results, full_table=True, ci=False, failed_steps=failed_steps) == status
+    assert capsys.readouterr().out.splitlines()[-1] == report.closing_line(results)
