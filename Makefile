@@ -16,6 +16,7 @@ DIST := dist
 PYTHONS := python3.13 python3.12 python3.11 python3 /usr/bin/python3
 # More arguments for every pytest run, such as PYTEST_ARGS='-n 2' or PYTEST_ARGS='-k lease'.
 PYTEST_ARGS ?=
+SIMULATE_SECONDS ?= 300
 
 # A run of a part of the tests cannot fill the table.
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
@@ -24,7 +25,7 @@ PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
 # Coverage is measured on these; the other directories of tests/ run without it.
 MEASURED := tests/unit tests/contract tests/simulation
 
-.PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected bench build clean
+.PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected simulate bench build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
@@ -103,6 +104,9 @@ coverage: measured  ## branch coverage from unit, contract and simulation tests,
 
 expected: $(READY)  ## write the table of expected tests anew, to be committed
 	$(PYTHON) -m tests.update_expected
+
+simulate: $(READY)  ## random schedules on virtual time, for SIMULATE_SECONDS; seeds that fail are named
+	$(PYTHON) -m tests.simulation --seconds $(SIMULATE_SECONDS)
 
 bench: $(READY)  ## measure acquire, release, handover and many elections
 	$(PYTHON) -m tests.bench

@@ -92,7 +92,7 @@ class AsyncTerm(OwnedTerm):
         self._callbacks.append(callback)
         if not self._told or self._tenure.ended() is not None:
             self._told = True
-            weak = weakref.ref(self)
+            weak: weakref.ref[AsyncTerm] = weakref.ref(self)
             _watch_end(self._ticket.slot, self._tenure, self._loop, lambda: _run_callbacks(weak))
 
     async def wait_ended(self, timeout: float | None = None) -> bool:
@@ -134,39 +134,48 @@ class AsyncTerm(OwnedTerm):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._tenure.pid:
-            return
-        end = self._tenure.ended()  # looked at before anything is awaited: the body is over now
-        lost = end is not None and end.state is TermState.LOST
-        block, self._block = self._block, None
-        ours = block.close(error) if block is not None else False
-        self._in_block = False
-        if ours:
-            await self._give_up(None)
-            raise self._lost() from error
-        await self._give_up(error)
-        if lost and error is None:
-            self._raise_over()
-        if lost and error is not None:
-            self._note_loss(error)
+        try:
+            if os.getpid() != self._tenure.pid:
+                return
+            end = self._tenure.ended()  # looked at before anything is awaited: the body is over now
+            lost = end is not None and end.state is TermState.LOST
+            block, self._block = self._block, None
+            self._in_block = False
+            try:
+                ours = block.close(error) if block is not None else False
+            except RuntimeError:
+                await self._give_up(error)
+                raise
+            if ours:
+                await self._give_up(None)
+                raise self._lost() from error
+            await self._give_up(error)
+            if lost and error is None:
+                self._raise_over()
+            if lost and error is not None:
+                self._note_loss(error)
+        except BaseException:
+            self._leave_if_interrupted()
+            raise
 
     async def _give_up(self, error: BaseException | None) -> None:
-        tenure, ticket = self._tenure, self._ticket
-        slot, number = ticket.slot, ticket.number
+        tenure, slot = self._tenure, self._ticket.slot
         release = True
         try:
             hold = self._hold_left()
-            if hold > 0 and error is not None and not isinstance(error, Exception):
-                release = False  # cancellation, exit: do not wait; the lease keeps the seat for as long as it runs
+            if hold > 0 and (tenure.ended() is not None or not isinstance(error, Exception | None)):
+                release = False  # over already, cancelled, exit: the lease keeps the seat for as long as it runs
             elif hold > 0:
                 await self.wait_ended(hold)
         except BaseException:
             release = False
             raise
         finally:
-            tenure.end(TermState.RESIGNED, None)
-            ticket.delivery.finished = True
-            slot.engine.post(lambda: slot.leave(number, tenure, release=release))
+            try:
+                self._leave(release=release)
+            except BaseException:  # a Ctrl-C: no half of it may be missing
+                self._leave(release=release)
+                raise
         if release:
             try:
                 await slot.engine.ask_async(lambda: slot.desk.wait_released(tenure, tenure.ttl / 3))
@@ -176,9 +185,7 @@ class AsyncTerm(OwnedTerm):
     def _take_callbacks(self) -> None:
         if self._tenure.state()[0] is not TermState.LOST or not self._callbacks:
             return
-        self._ticket.slot.engine.journal.write(
-            "notified", entry=self.candidate.id, election=self.election, token=int(self.token)
-        )
+        self._journal_notice()
         while self._callbacks:
             callback = self._callbacks.popleft()
             try:
@@ -267,7 +274,7 @@ class _AsyncLead(AbstractAsyncContextManager[AsyncTerm]):
         self._term: AsyncTerm | None = None
 
     async def __aenter__(self) -> AsyncTerm:
-        term = await self._elector._campaign(Patience.WAIT, self._timeout, block=True)
+        term = await self._elector._campaign(Patience.WAIT, self._timeout, block=True, owner=self)
         assert term is not None  # WAIT has no other answer
         self._term = term
         return term
@@ -277,7 +284,11 @@ class _AsyncLead(AbstractAsyncContextManager[AsyncTerm]):
     ) -> None:
         term, self._term = self._term, None
         if term is not None:
-            await term.__aexit__(kind, error, trace)
+            try:
+                await term.__aexit__(kind, error, trace)
+            except BaseException:
+                term._leave_if_interrupted()
+                raise
 
 
 class AsyncLeaderElector(Face):
@@ -412,14 +423,18 @@ class AsyncLeaderElector(Face):
         except (TimeoutError, EngineDied):
             return  # closed locally; what is left in the store is cleaned up behind us, or runs out
 
-    async def _campaign(self, patience: Patience, timeout: float | None, *, block: bool) -> AsyncTerm | None:
+    async def _campaign(
+        self, patience: Patience, timeout: float | None, *, block: bool, owner: _AsyncLead | None = None
+    ) -> AsyncTerm | None:
         slot = self._reach()
-        ticket = Ticket(slot)  # before anything is sent: dropping it abandons whatever was
-        number = ticket.number
+        ticket = Ticket(slot, self)  # before anything is sent: dropping it abandons whatever was
+        number, weak = ticket.number, weakref.ref(owner or ticket)
         try:
-            tenure = await slot.engine.ask_async(lambda: slot.campaign(number, patience, timeout, block=block))
+            tenure = await slot.engine.ask_async(
+                lambda: slot.campaign(number, patience, timeout, block=block, owner=weak)
+            )
             if tenure is None:
-                ticket.delivery.finished = True
+                ticket.finish()
                 return None
             term = AsyncTerm(tenure, ticket, self._spec.hold, asyncio.get_running_loop())
             if block:

@@ -26,7 +26,7 @@ from coordkit.errors import (
 from coordkit.lease import Instant, waited_for
 from coordkit.model import CandidateInfo, Fence, FencingToken, LeaderInfo, LossReason, TermState
 from coordkit.observation import Observation
-from coordkit.retry import by_clock
+from coordkit.retry import by_clock, jitter
 from coordkit.session import Keeper, bounded
 from coordkit.term import Tenure
 
@@ -55,11 +55,17 @@ class Spec:
     fences: Sequence[Fence]
 
 
+def _somebody() -> object:
+    """The owner of an entry that is never given up by being garbage."""
+    return True
+
+
 class Entry:
     """One campaign and its term. `ticket` is the number under which the application's side knows it."""
 
-    def __init__(self, ticket: int, *, block: bool) -> None:
+    def __init__(self, ticket: int, owner: Callable[[], object], *, block: bool) -> None:
         self.ticket = ticket
+        self.owner = owner  # None: whoever wanted it is garbage, and an interrupt may have kept that from being told
         self.block = block  # a `with` block runs under the term: the elector is busy until it is left
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self.candidacy: Candidacy | None = None
@@ -79,24 +85,38 @@ class Desk:
         self._unanswered = False  # `eligible` was asked and has not come back
         self._following: set[Observation] = set()
         self._contending: asyncio.Task[None] | None = None
+        self._cancelled: asyncio.Task[object] | None = None  # the campaign that `close` interrupted
         self._parted: asyncio.Task[None] | None = None
         self._joined = True
-        keeper.join()
+        keeper.join(self, self.close)
 
     # --- campaigning -----------------------------------------------------------------------------------------
 
-    async def campaign(self, ticket: int, patience: Patience, timeout: float | None, *, block: bool) -> Tenure | None:
+    async def campaign(
+        self,
+        ticket: int,
+        patience: Patience,
+        timeout: float | None,
+        *,
+        block: bool,
+        owner: Callable[[], object] = _somebody,
+    ) -> Tenure | None:
         """Contend until elected. None (with TRY only): somebody else was seen alive during the call.
 
         Raises CampaignTimeout, ElectorBusy, ElectorClosed, Rejected, Misconfigured, or what a fence raises.
         Cancelled or failed, it leaves nothing in the store for longer than the clean-up takes.
         """
         self._check_open()
+        if self._entry is not None and self._entry.tenure is not None:
+            self.keeper.settle(self._entry.tenure)  # its owner may have seen its end before the engine has
+        if self._entry is not None:
+            self._look_after(self._entry)
         if self._entry is not None:
             raise ElectorBusy(f"this elector of {self.spec.election!r} has a campaign or a term already")
-        entry = self._entry = Entry(ticket, block=block)
+        entry = self._entry = Entry(ticket, owner, block=block)
+        scope = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with scope:
                 tenure = await self._elected(entry, patience)
         except TimeoutError as error:
             self._abandon(entry)
@@ -151,7 +171,7 @@ class Desk:
             label = self.spec.label
             candidate = CandidateInfo(new_candidate_id(label, self.host.chance), label, self.spec.metadata)
             self.host.journal.write("campaign", entry=candidate.id, candidate=label, election=self.spec.election)
-            candidacy = entry.candidacy = self.keeper.backend.candidacy(self.spec.election, candidate, self.spec.ttl)
+            candidacy = self.keeper.backend.candidacy(self.spec.election, candidate, self.spec.ttl)
             answer = await self._first(entry, candidacy, patience, started)
             if answer is None:
                 return None
@@ -178,13 +198,14 @@ class Desk:
                 return Behind(alive=False)
             try:
                 await self.keeper.opened()
+                entry.candidacy = candidacy  # from here on there may be something to remove
                 answer = await bounded(candidacy.attempt(), spec.ttl / CALLS_PER_TTL, "attempt")
             except (Unavailable, OutcomeUnknown) as error:
                 entry.failure, failures = error, failures + 1
                 if failures == 1 or waited_for(warned, clock.now()) > spec.ttl:
                     warned = clock.now()
                     self.host.log.warning("campaigning in %r: %r", spec.election, error)
-                nap = self.host.chance.uniform(0, min(spec.ttl / 3, spec.ttl / 48 * 2**failures))
+                nap = jitter(self.host.chance, failures, first=spec.ttl / 48, most=spec.ttl / 3)
                 self._check_patience(patience, started, limit, entry)
                 await asyncio.sleep(nap)
                 continue
@@ -241,7 +262,7 @@ class Desk:
             deadline=grant.promise.sent.boot + grant.promise.span,
         )
         entry.candidacy, entry.tenure = None, tenure
-        self.keeper.hold(tenure, grant)
+        self.keeper.hold(tenure, grant, lambda: self._look_after(entry))
         if not await self._eligible():
             tenure.end(TermState.LOST, LossReason.INELIGIBLE)
         for fence in spec.fences:
@@ -277,8 +298,9 @@ class Desk:
             finally:
                 self._unanswered = False
 
+        scope = asyncio.timeout(self.spec.ttl / 3)
         try:
-            async with asyncio.timeout(self.spec.ttl / 3) as scope:
+            async with scope:
                 return await self.host.offload(answer)
         except TimeoutError as error:
             why = f"no answer within {self.spec.ttl / 3:.3g} s" if scope.expired() else repr(error)
@@ -333,6 +355,15 @@ class Desk:
         tenure.end(TermState.LOST, LossReason.CLOSED)
         self.leave(ticket, tenure, release=False)
 
+    def _look_after(self, entry: Entry) -> None:
+        """An entry whose owner is garbage is over: nobody will ever leave it."""
+        if self._entry is not entry or entry.owner() is not None:
+            return
+        if entry.task is None and entry.tenure is not None:
+            self.drop(entry.ticket, entry.tenure)
+        else:
+            self._abandon(entry)
+
     def _abandon(self, entry: Entry) -> None:
         if self._entry is entry:
             self._entry = None
@@ -358,6 +389,7 @@ class Desk:
         entry = self._entry
         if entry is not None:
             if entry.task is not None:
+                self._cancelled = entry.task
                 entry.task.cancel()
             elif entry.tenure is not None:
                 entry.tenure.end(TermState.LOST, LossReason.CLOSED)
@@ -367,16 +399,17 @@ class Desk:
 
     async def wait_closed(self) -> None:
         """After `close`: return when what could be released is released and nothing is waited for."""
-        self._part_if_done()
+        if self._cancelled is not None:
+            await asyncio.wait({self._cancelled})
         if self._parted is not None:
             await asyncio.shield(self._parted)
-        elif not self._joined or self._entry is not None:
+        else:  # others use the session, or a block is still open
             await self.keeper.finish()
 
     def _part_if_done(self) -> None:
         if self.closed and self._joined and self._entry is None and not self._following:
             self._joined = False
-            self._parted = self.keeper.part()
+            self._parted = self.keeper.part(self)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -417,7 +450,7 @@ class Desk:
 
         try:
             async with asyncio.timeout(timeout):
-                return await by_clock(self.host.clock, timeout)(once)
+                return await by_clock(self.host.clock, self.host.chance, timeout)(once)
         except (TimeoutError, OutcomeUnknown) as error:
             raise Unavailable(f"no answer to {operation} within {timeout:.3g} s", operation=operation) from error
 

@@ -115,3 +115,8 @@ def new_candidate_id(label: str, chance: random.Random) -> str:
 def system_chance() -> random.Random:
     """Randomness of the operating system, so that a forked child never repeats its parent's."""
     return random.SystemRandom()
+
+
+def seeded_chance(seed: str) -> random.Random:
+    """Chance that repeats itself with its seed: for simulations, never for a candidate that others contend with."""
+    return random.Random(seed)

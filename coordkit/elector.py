@@ -154,34 +154,39 @@ class Term(OwnedTerm):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._tenure.pid:
-            return
-        end = self._tenure.ended()  # looked at before anything is waited for: the body is over now
-        lost = end is not None and end.state is TermState.LOST
-        self._in_block = False
-        self._give_up(error)
-        if lost and error is None:
-            self._raise_over()
-        if lost and error is not None:
-            self._note_loss(error)
+        try:
+            if os.getpid() != self._tenure.pid:
+                return
+            end = self._tenure.ended()  # looked at before anything is waited for: the body is over now
+            lost = end is not None and end.state is TermState.LOST
+            self._in_block = False
+            self._give_up(error)
+            if lost and error is None:
+                self._raise_over()
+            if lost and error is not None:
+                self._note_loss(error)
+        except BaseException:
+            self._leave_if_interrupted()
+            raise
 
     def _give_up(self, error: BaseException | None) -> None:
-        tenure, ticket = self._tenure, self._ticket
-        slot, number = ticket.slot, ticket.number
+        tenure, slot = self._tenure, self._ticket.slot
         release = True
         try:
             hold = self._hold_left()
-            if hold > 0 and error is not None and not isinstance(error, Exception):
-                release = False  # Ctrl-C, exit: do not wait; the lease keeps the seat for as long as it runs
+            if hold > 0 and (tenure.ended() is not None or not isinstance(error, Exception | None)):
+                release = False  # over already, Ctrl-C, exit: the lease keeps the seat for as long as it runs
             elif hold > 0:
                 self.wait_ended(hold)
         except BaseException:
             release = False
             raise
         finally:
-            tenure.end(TermState.RESIGNED, None)
-            ticket.delivery.finished = True
-            slot.engine.post(lambda: slot.leave(number, tenure, release=release))
+            try:
+                self._leave(release=release)
+            except BaseException:  # a Ctrl-C: no half of it may be missing
+                self._leave(release=release)
+                raise
         if release:
             try:
                 slot.engine.ask(lambda: slot.desk.wait_released(tenure, tenure.ttl / 3))
@@ -196,7 +201,7 @@ class Term(OwnedTerm):
                 return
             try:
                 callback(self)
-            except Exception:
+            except BaseException:  # SystemExit ends a callback, not those after it
                 logger.exception("on_lost callback of the term %s failed", self.token)
 
 
@@ -208,7 +213,7 @@ def _loss_notifier(term: Term, slot: Slot) -> Callable[[], None]:
         kept = weak()
         if kept is None or kept._tenure.state()[0] is not TermState.LOST or not kept._callbacks:
             return
-        slot.engine.journal.write("notified", entry=kept.candidate.id, election=kept.election, token=int(kept.token))
+        kept._journal_notice()
         threads.start(kept._run_callbacks)
 
     return notify
@@ -223,7 +228,7 @@ class _Lead(AbstractContextManager[Term]):
         self._term: Term | None = None
 
     def __enter__(self) -> Term:
-        term = self._elector._campaign(Patience.WAIT, self._timeout, block=True)
+        term = self._elector._campaign(Patience.WAIT, self._timeout, block=True, owner=self)
         assert term is not None  # WAIT has no other answer
         self._term = term
         return term
@@ -233,7 +238,11 @@ class _Lead(AbstractContextManager[Term]):
     ) -> None:
         term, self._term = self._term, None
         if term is not None:
-            term.__exit__(kind, error, trace)
+            try:
+                term.__exit__(kind, error, trace)
+            except BaseException:
+                term._leave_if_interrupted()
+                raise
 
 
 class LeaderElector(Face):
@@ -397,19 +406,22 @@ class LeaderElector(Face):
         if slot is None:
             return
 
+        slot.engine.post(slot.close)
         try:
             slot.engine.ask(slot.closed, seconds)
         except (TimeoutError, EngineDied):
             return  # closed locally; what is left in the store is cleaned up behind us, or runs out
 
-    def _campaign(self, patience: Patience, timeout: float | None, *, block: bool) -> Term | None:
+    def _campaign(
+        self, patience: Patience, timeout: float | None, *, block: bool, owner: _Lead | None = None
+    ) -> Term | None:
         slot = self._reach()
-        ticket = Ticket(slot)  # before anything is sent: dropping it abandons whatever was
-        number = ticket.number
+        ticket = Ticket(slot, self)  # before anything is sent: dropping it abandons whatever was
+        number, weak = ticket.number, weakref.ref(owner or ticket)
         try:
-            tenure = slot.engine.ask(lambda: slot.campaign(number, patience, timeout, block=block))
+            tenure = slot.engine.ask(lambda: slot.campaign(number, patience, timeout, block=block, owner=weak))
             if tenure is None:
-                ticket.delivery.finished = True
+                ticket.finish()
                 return None
             term = Term(tenure, ticket, self._spec.hold)
             if block:
@@ -468,7 +480,7 @@ class Session:
         async def opened() -> None:
             if not self._keeper:
                 keeper = engine.keeper(self.address, 0.0)
-                keeper.join()
+                keeper.join(self, _nothing)
                 self._keeper.append(keeper)
             await self._keeper[0].open_once(seconds)
 
@@ -489,7 +501,7 @@ class Session:
         async def closed() -> None:
             await asyncio.gather(*(slot.closed() for slot in slots))
             while self._keeper:
-                parting = self._keeper.pop().part()
+                parting = self._keeper.pop().part(self)
                 if parting is not None:
                     await parting
 
@@ -522,6 +534,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.address.shown}>"
+
+
+def _nothing() -> None:
+    """A session has nothing of its own to end when the process exits."""
 
 
 def _no_term() -> Term | None:

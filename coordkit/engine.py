@@ -11,6 +11,7 @@ closing it would take the parent's sockets out of the shared epoll set.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import contextvars
@@ -65,8 +66,13 @@ class Request(Generic[T]):
     def cancel(self) -> None:
         """Nobody waits any more: stop the work. Safe from any thread."""
         self._deliver.clear()
+        self._engine.requests.pop(id(self), None)
         if not self._engine.dead:
             self._engine.post(self._stop)
+
+    def forget(self) -> None:
+        """Let the work go on, and its caller wait for ever."""
+        self._deliver.clear()
 
     def answer(self, value: T | None, error: BaseException | None) -> None:
         """Deliver the outcome, unless it has been delivered or nobody waits."""
@@ -78,17 +84,23 @@ class Request(Generic[T]):
         deliver(value, error)
 
     def _start(self) -> None:
-        if self._deliver:
-            self._task = self._engine.spawn_quietly(self._work(), "request")
-            self._task.add_done_callback(self._done)
-        else:
+        if not self._deliver:
             self._engine.requests.pop(id(self), None)
+            return
+        try:
+            work = self._work()
+        except Exception as error:  # noqa: BLE001 - before there is a task: whoever asked is told all the same
+            self.answer(None, error)
+            return
+        self._task = self._engine.spawn_quietly(work, "request")
+        self._task.add_done_callback(self._done)
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
     def _done(self, task: asyncio.Task[T]) -> None:
+        self._task = None  # freed on this thread: freeing one runs Python, in which a Ctrl-C would be swallowed
         if task.cancelled():
             self.answer(None, EngineDied("the request was cancelled by the engine"))
         elif (error := task.exception()) is not None:
@@ -111,8 +123,10 @@ class Engine:
         self.running = False
         self.requests: dict[int, Request[Any]] = {}
         self.keepers: dict[Hashable, Keeper] = {}  # the engine's own; by sharing key
+        self._ident = 0  # of the thread
         self._unclaimed = [None]  # popped by the one thread that runs the loop
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.loop.set_exception_handler(self._report_stray)
 
     # --- from any thread -------------------------------------------------------------------------------------
 
@@ -134,6 +148,8 @@ class Engine:
 
         `timeout` only guards the wait: raises `TimeoutError`, and the work is cancelled.
         """
+        if _thread.get_ident() == self._ident:  # a finalizer, run by a collection that happened there
+            raise EngineDied("the engine cannot wait for itself")
         mailbox: SimpleQueue[tuple[T, BaseException | None]] = SimpleQueue()
         request = Request(self, work, lambda value, error: mailbox.put((value, error)))
         try:
@@ -234,6 +250,10 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.error("task %s failed: %r", task.get_name(), error)
 
+    def _report_stray(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # What no task answers for. asyncio's own way would run the handlers of `logging` on this thread.
+        self.log.error("%s: %r", context.get("message"), context.get("exception"))
+
     # --- the thread ------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
@@ -241,6 +261,7 @@ class Engine:
             self._unclaimed.pop()
         except IndexError:
             return
+        self._ident = _thread.get_ident()
         self.running = True
         try:
             asyncio.set_event_loop(self.loop)
@@ -263,6 +284,7 @@ class Engine:
 
 
 _engines: dict[int, Engine] = {}  # by pid: a forked child finds none, and keeps its parent's alive untouched
+_graves: list[Engine] = []
 _exit_registered: dict[int, bool] = {}
 
 
@@ -271,6 +293,7 @@ def current() -> Engine:
     pid = os.getpid()
     engine = _engines.get(pid)
     if engine is not None and engine.dead:
+        _graves.append(engine)  # kept: dropping a loop that was never closed would warn
         _engines.pop(pid, None)
         engine = None
     if engine is None:
@@ -299,8 +322,11 @@ def _at_exit() -> None:
     for keeper in list(engine.keepers.values()):
         keeper.end_all()
 
+    for request in list(engine.requests.values()):
+        request.forget()  # whoever waits on a daemon thread is not woken up to raise into the exit
+
     async def finish() -> None:
-        await asyncio.gather(*(keeper.finish() for keeper in list(engine.keepers.values())))
+        await asyncio.gather(*(keeper.exit() for keeper in list(engine.keepers.values())))
 
     try:
         engine.ask(finish, timeout=EXIT_SECONDS)

@@ -33,6 +33,7 @@ from coordkit.registry import Address, parse
 from coordkit.term import Tenure, TermView
 
 READ_SECONDS = 5.0  # default timeout of a read
+SHORT_TTL = 2.0  # s: below it, a program that is kept from running for a moment loses its term
 
 _numbers = itertools.count(1)
 
@@ -62,9 +63,11 @@ class Slot:
             self._desk = Desk(self.engine, self.engine.keeper(self._address, self._spec.ttl), self._spec)
         return self._desk
 
-    async def campaign(self, number: int, patience: Patience, timeout: float | None, *, block: bool) -> Tenure | None:
+    async def campaign(
+        self, number: int, patience: Patience, timeout: float | None, *, block: bool, owner: Callable[[], object]
+    ) -> Tenure | None:
         """As `Desk.campaign`; the tenure is known here, so that any thread may end it, before it is delivered."""
-        tenure = await self.desk.campaign(number, patience, timeout, block=block)
+        tenure = await self.desk.campaign(number, patience, timeout, block=block, owner=owner)
         self.newest = tenure or self.newest
         return tenure
 
@@ -113,21 +116,32 @@ class Delivery:
 
 
 class Ticket:
-    """The application's hold on one entry. When it is garbage, the engine is told."""
+    """The application's hold on one entry. When it is garbage, the engine is told.
 
-    __slots__ = ("__weakref__", "delivery", "number", "slot")
+    An interrupt in a finalizer is swallowed by Python, and the rest of the finalizer with it. So one that has nothing
+    to do is taken away, and the engine looks now and then whether the owner of an entry is garbage.
+    """
 
-    def __init__(self, slot: Slot) -> None:
+    __slots__ = ("__weakref__", "_elector", "_finalizer", "delivery", "number", "slot")
+
+    def __init__(self, slot: Slot, elector: Face | None = None) -> None:
         self.slot = slot
+        self._elector = elector  # lives as long as its term does: dropping it closes it
         self.number = next_number()
         self.delivery = Delivery()
-        weakref.finalize(self, _dropped, slot, self.number, self.delivery).atexit = False
+        self._finalizer = weakref.finalize(self, _dropped, slot, self.number, self.delivery)
+        self._finalizer.atexit = False
 
     def abandon(self) -> None:
         """Nobody waits for this entry any more."""
         if not self.delivery.finished:
-            self.delivery.finished = True
             self.slot.engine.post(_abandon, self.slot, self.number)
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing remains to be done."""
+        self.delivery.finished = True
+        self._finalizer.detach()
 
 
 def _dropped(slot: Slot, number: int, delivery: Delivery) -> None:
@@ -137,14 +151,15 @@ def _dropped(slot: Slot, number: int, delivery: Delivery) -> None:
     if tenure is None:
         slot.engine.post(_abandon, slot, number)
         return
-    if tenure.ended() is None:
+    open_still = tenure.ended() is None
+    tenure.end(TermState.LOST, LossReason.CLOSED)
+    slot.engine.post(_drop, slot, number, tenure)
+    if open_still:  # last, for a warning may be an exception
         warnings.warn(
             f"the term {tenure.token} was dropped without resign(): it is ended, and its lease runs out",
             ResourceWarning,
             stacklevel=2,
         )
-        tenure.end(TermState.LOST, LossReason.CLOSED)
-    slot.engine.post(_drop, slot, number, tenure)
 
 
 def _abandon(slot: Slot, number: int) -> None:
@@ -159,19 +174,18 @@ def _drop(slot: Slot, number: int, tenure: Tenure) -> None:
 class OwnedTerm(TermView):
     """A term in the hands of the application that won it."""
 
-    __slots__ = ("_hold", "_in_block", "_ticket")
+    __slots__ = ("_hold", "_in_block", "_noticed", "_ticket")
 
     def __init__(self, tenure: Tenure, ticket: Ticket, hold: float) -> None:
         super().__init__(tenure)
         self._ticket = ticket
         self._hold = hold
         self._in_block = False
+        self._noticed = False
 
     def _hold_left(self) -> float:
-        """Seconds for which the seat is still to be kept; 0.0 if the term is over."""
+        """Seconds for which the seat is still to be kept."""
         tenure = self._tenure
-        if tenure.ended() is not None:
-            return 0.0
         return max(0.0, self._hold - held_for(tenure.won_at, tenure.clock.now()))
 
     def _open_block(self) -> None:
@@ -181,6 +195,27 @@ class OwnedTerm(TermView):
         self._in_block = True
         slot, number = self._ticket.slot, self._ticket.number
         slot.engine.post(lambda: slot.desk.enter_block(number))
+
+    def _leave(self, *, release: bool) -> None:
+        """Over, here and in the engine. Idempotent: who is interrupted in it calls it again."""
+        tenure, ticket = self._tenure, self._ticket
+        slot, number = ticket.slot, ticket.number
+        tenure.end(TermState.RESIGNED, None)
+        slot.engine.post(lambda: slot.leave(number, tenure, release=release))
+        ticket.finish()
+
+    def _leave_if_interrupted(self) -> None:
+        """The block is being left by an exception: if that kept it from being told, the engine is told now."""
+        if not self._ticket.delivery.finished and os.getpid() == self._tenure.pid:
+            self._leave(release=not self._hold)
+
+    def _journal_notice(self) -> None:
+        """On record once per term, though callbacks registered late are started later."""
+        if not self._noticed:
+            self._noticed = True
+            self._ticket.slot.engine.journal.write(
+                "notified", entry=self.candidate.id, election=self.election, token=int(self.token)
+            )
 
     def _note_loss(self, error: BaseException) -> None:
         error.add_note(f"coordkit: {self._lost()}")
@@ -244,6 +279,13 @@ class Face:
         kept = self._slots.setdefault(engine, made)  # atomic: two threads get one slot
         if kept is made:
             weakref.finalize(self, _let_go, made).atexit = False
+            if self._spec.ttl < SHORT_TTL:
+                engine.log.warning(
+                    "ttl=%g s of %r is short: a process that is starved for longer loses its term; use %g s or more",
+                    self._spec.ttl,
+                    self._spec.election,
+                    SHORT_TTL,
+                )
         return kept
 
     def _existing(self) -> Slot | None:

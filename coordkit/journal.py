@@ -9,9 +9,9 @@ Set COORDKIT_JOURNAL to a path to record. Each line has `event`, `pid`, `boot` (
 
   campaign  entry candidate election                  a candidate begins
   won       entry candidate election token ttl sent deadline   before the term is handed over
-  renewed   entry election token sent deadline
+  renewed   entry election token at sent deadline     before it is applied; `at`: when the promise before still stood
   jeopardy  entry election token detail
-  lost      entry election token reason at            `at`: the local end, on the `boot` axis
+  lost      entry election token reason at            `at`: the local end
   resigned  entry election token at                   written before the store is told
   notified  entry election token                      on_lost callbacks are started
 

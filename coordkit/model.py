@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAX_ELECTION_BYTES = 255
 MAX_METADATA_BYTES = 64 * 1024
 MAX_TOKEN = 2**63 - 1
 MAX_TTL = 365 * 86400.0
+
+_ENCODED = re.compile(r"(?:[A-Za-z0-9_.~/-]|%[0-9A-Fa-f]{2})+")  # what `quote(text, safe="/")` writes
 
 
 class TermState(enum.Enum):
@@ -85,6 +88,8 @@ class FencingToken:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The token that `str(token)` wrote, exactly; anything else raises `ConfigError`."""
+        if not isinstance(text, str):
+            raise ConfigError(f"a token is parsed from a str, not {type(text).__name__}")
         if len(text) > MAX_ELECTION_BYTES + 24:
             raise ConfigError("a token reads 'election=number'")
         election, equals, digits = text.rpartition("=")
@@ -104,6 +109,8 @@ class FencingToken:
         if len(found) != 1:
             raise ConfigError(f"one Fencing-Token header is expected, {len(found)} found")
         election, equals, digits = found[0].rpartition("=")
+        if not _ENCODED.fullmatch(election):  # two headers joined by a proxy are not one odd name
+            raise ConfigError(f"a Fencing-Token header reads 'percent-encoded=number', not {_shown(found[0])}")
         try:
             decoded = unquote(election, errors="strict")
         except UnicodeDecodeError:
@@ -166,6 +173,13 @@ def check_election(name: object) -> str:
         if segment in ("", ".", ".."):
             raise ConfigError(f"an election's name is segments joined by '/', none empty, '.' or '..': {name!r}")
     return name
+
+
+def check_token(token: object) -> FencingToken:
+    """`token` if it is a `FencingToken`, else `ConfigError`: a bare number names no election."""
+    if not isinstance(token, FencingToken):
+        raise ConfigError(f"a fence admits a FencingToken, not {type(token).__name__}")
+    return token
 
 
 def encode_election(name: str, reserved: Iterable[str] = ()) -> str:

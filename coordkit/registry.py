@@ -116,6 +116,8 @@ def parse(url: str, more: Mapping[str, object] | None = None) -> Address:
         raise ConfigError("a backend URL has no control characters")
     credentials, at, netloc = netloc.rpartition("@")
     user, _, password = credentials.partition(":")
+    if scheme.hosts and not at and "@" in path + query:
+        raise ConfigError("a '/' or '?' stands before the '@' of a backend URL: percent-encode it, and any later '@'")
     if not scheme.hosts and (netloc or at):
         raise ConfigError(f"{scheme_name}:// names no host: write three slashes, {scheme_name}:///path")
     hosts = _hosts(netloc, scheme_name) if scheme.hosts else ()
@@ -203,7 +205,7 @@ def _host(text: str, scheme: str) -> tuple[str, int | None]:
         raise ConfigError(f"{scheme}:// names an empty host")
     if not port:
         return name, None
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ConfigError(f"{scheme}:// has a port that is no number from 1 to 65535")
     return name, int(port)
 

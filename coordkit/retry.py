@@ -8,6 +8,7 @@ cancellation or a Ctrl-C.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import tenacity
@@ -38,14 +39,22 @@ def within_async(seconds: float, *, first: float = 0.05, most: float = 2.0) -> t
     return tenacity.AsyncRetrying(stop=tenacity.stop_before_delay(limit), **_policy(first, most))
 
 
-def by_clock(clock: Clock, seconds: float, *, first: float = 0.05, most: float = 2.0) -> tenacity.AsyncRetrying:
-    """As `within_async`, timed by the given clock: for the core, whose time is an argument."""
+def by_clock(clock: Clock, chance: random.Random, seconds: float) -> tenacity.AsyncRetrying:
+    """As `within_async`, by the given clock and chance: for the core, whose time and chance are arguments."""
     start = clock.now()
 
     def out_of_time(state: tenacity.RetryCallState) -> bool:
         return waited_for(start, clock.now()) + state.upcoming_sleep >= seconds
 
-    return tenacity.AsyncRetrying(stop=out_of_time, **_policy(first, most))
+    def nap(state: tenacity.RetryCallState) -> float:
+        return jitter(chance, state.attempt_number, first=0.05, most=2.0)
+
+    return tenacity.AsyncRetrying(stop=out_of_time, **{**_policy(0, 0), "wait": nap})
+
+
+def jitter(chance: random.Random, failures: int, *, first: float, most: float) -> float:
+    """Seconds to wait after so many failures: full jitter under a bound that doubles from `first` up to `most`."""
+    return chance.uniform(0, min(most, first * 2 ** min(failures, 32)))
 
 
 def while_leading(

@@ -26,6 +26,7 @@ from coordkit.backends.contract import (
 )
 from coordkit.errors import BackendError, Misconfigured, OutcomeUnknown, Rejected, Unavailable
 from coordkit.lease import (
+    Instant,
     call_budget,
     held_for,
     lag_limit,
@@ -34,6 +35,7 @@ from coordkit.lease import (
     waiting_time,
 )
 from coordkit.model import LossReason, TermState
+from coordkit.retry import jitter
 from coordkit.term import End, Tenure
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class Holding:
     grant: Grant
     watch: asyncio.Task[None] | None = None
     suspect: bool = False  # a hint says that the entry is gone: renew now, to be sure
+    look_after: Callable[[], None] = lambda: None  # ends the term if nobody has it any more
 
 
 class Keeper:
@@ -64,7 +67,7 @@ class Keeper:
         self.host = host
         self.backend = backend
         self._on_unused = on_unused
-        self._users = 0
+        self._users: dict[object, Callable[[], None]] = {}  # how to close each of them, at exit
         self._opened = False
         self._opening: asyncio.Task[BackendError | None] | None = None
         self._held: dict[Tenure, Holding] = {}
@@ -107,14 +110,14 @@ class Keeper:
         finally:
             self._opening = None
 
-    def join(self) -> None:
-        """One more elector uses this session."""
-        self._users += 1
+    def join(self, user: object, close: Callable[[], None]) -> None:
+        """One more elector uses this session; `close` ends what it does, when the process exits."""
+        self._users[user] = close
 
-    def part(self) -> asyncio.Task[None] | None:
+    def part(self, user: object) -> asyncio.Task[None] | None:
         """An elector uses it no more; the last one closes it. Returns the closing, which may be awaited."""
-        self._users -= 1
-        if self._users > 0:
+        self._users.pop(user, None)
+        if self._users:
             return None
         self._on_unused(self)
         return self.host.spawn(self._close(), "close")
@@ -136,6 +139,12 @@ class Keeper:
             self._opening.cancel()
         await self.backend.close()
 
+    async def exit(self) -> None:
+        """The process exits: end everything, release what may be released, leave the queues."""
+        for close in list(self._users.values()):
+            close()
+        await self.finish()
+
     async def finish(self) -> None:
         """Settle what has ended and wait for the releases under way. Leaves other leases to run out."""
         self.settle_ended()
@@ -144,9 +153,12 @@ class Keeper:
 
     # --- holding ---------------------------------------------------------------------------------------------
 
-    def hold(self, tenure: Tenure, grant: Grant) -> None:
-        """Renew this term from now on, and end it at its deadline at the latest."""
-        holding = self._held[tenure] = Holding(tenure, grant)
+    def hold(self, tenure: Tenure, grant: Grant, look_after: Callable[[], None] = lambda: None) -> None:
+        """Renew this term from now on, and end it at its deadline at the latest.
+
+        `look_after` is called every now and then, and may end it.
+        """
+        holding = self._held[tenure] = Holding(tenure, grant, look_after=look_after)
         holding.watch = self.host.spawn(self._watch(holding), "revocations")
         if tenure.ttl not in self._rounds:
             wake = self._rounds[tenure.ttl] = asyncio.Event()
@@ -218,7 +230,12 @@ class Keeper:
 
     async def _watch(self, holding: Holding) -> None:
         while True:
-            await holding.grant.candidacy.revoked()
+            try:
+                await holding.grant.candidacy.revoked()
+            except BackendError as error:
+                self.host.log.info("no hints that the term %s is over: %r", holding.tenure.token, error)
+                await asyncio.sleep(holding.tenure.ttl / 3)
+                continue
             holding.suspect = True
             self._rounds[holding.tenure.ttl].set()
             # One look per hint: the renewal clears `suspect`, or ends the term and with it this task.
@@ -248,7 +265,7 @@ class Keeper:
     async def _renew(self, batch: list[Holding], ttl: float) -> bool:
         """Renew a batch and apply the answers; False if one of them is unknown."""
         now = self.host.clock.now()
-        left = min(each.tenure.promise.remaining(now) for each in batch)
+        left = max(each.tenure.promise.remaining(now) for each in batch)  # an answer too late for one is ignored
         answers: list[Renewed | Lost | Unknown]
         try:
             async with asyncio.timeout(call_budget(ttl, left)):
@@ -269,21 +286,25 @@ class Keeper:
         return certain
 
     def _extend(self, tenure: Tenure, renewed: Renewed) -> None:
-        if not tenure.extend(renewed.promise):
+        sent, span = renewed.promise.sent.boot, renewed.promise.span
+
+        def record(at: Instant) -> None:
+            self.host.journal.write(
+                "renewed",
+                entry=tenure.candidate.id,
+                election=tenure.election,
+                token=int(tenure.token),
+                at=at.boot,
+                sent=sent,
+                deadline=sent + span,
+            )
+
+        if not tenure.extend(renewed.promise, record):
             self.settle(tenure)
             return
         if tenure.jeopardy is not None:
             self.host.log.info("the term %s is out of danger", tenure.token)
             tenure.jeopardy = None
-        sent, span = tenure.promise.sent.boot, tenure.promise.span
-        self.host.journal.write(
-            "renewed",
-            entry=tenure.candidate.id,
-            election=tenure.election,
-            token=int(tenure.token),
-            sent=sent,
-            deadline=sent + span,
-        )
 
     def _revoke(self, tenure: Tenure, lost: Lost) -> None:
         tenure.end(TermState.LOST, LossReason.REVOKED)
@@ -291,6 +312,8 @@ class Keeper:
         self.settle(tenure)
 
     def _endanger(self, tenure: Tenure, detail: str) -> None:
+        if self.settle(tenure) is not None:
+            return
         if tenure.jeopardy is None:
             self.host.log.warning(
                 "the term %s is in jeopardy with %.3f s left: %s", tenure.token, tenure.remaining(), detail
@@ -314,7 +337,8 @@ class Keeper:
                 nap = min(LONGEST_NAP, max(SHORTEST_NAP, left))
                 interrupted = await _until(self._sooner, nap)
                 lag = 0.0 if interrupted else held_for(now, clock.now()) - nap
-                for tenure in list(self._held):
+                for tenure, holding in list(self._held.items()):
+                    holding.look_after()
                     if self.settle(tenure) is None and lag > lag_limit(tenure.ttl):
                         self._endanger(tenure, f"the engine ran {lag:.3f} s late")
                         self._renew_soon(tenure)
@@ -386,7 +410,7 @@ class Keeper:
 
         tries = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
-            wait=tenacity.wait_random_exponential(multiplier=ttl / 48, max=ttl / 3),
+            wait=lambda state: jitter(self.host.chance, state.attempt_number, first=ttl / 48, most=ttl / 3),
             before_sleep=warn,
             reraise=True,
         )
@@ -400,8 +424,9 @@ class Keeper:
 
 async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
     """Await one call of a backend for at most `seconds`; a timeout is `OutcomeUnknown`: it may have happened."""
+    scope = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as scope:
+        async with scope:
             return await call
     except TimeoutError as error:
         if scope.expired():

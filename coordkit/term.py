@@ -85,11 +85,16 @@ class Tenure:
             state, reason = TermState.LOST, LossReason.EXPIRED
         return self._end.setdefault("end", End(state, reason, now))
 
-    def extend(self, promise: Promise) -> bool:
-        """Engine only: replace the promise; False if the term was over before the answer came. Never revives."""
+    def extend(self, promise: Promise, record: Callable[[Instant], object] = lambda at: None) -> bool:
+        """Engine only: replace the promise; False if the term was over before the answer came. Never revives.
+
+        `record` is called before anybody can rely on the new promise, with the reading at which the old one stood.
+        """
+        at = self.clock.now()
         if self.ended() is not None:
             return False
         if promise.sent.boot >= self.promise.sent.boot:  # the newest answer stands, even if it grants less
+            record(at)
             self.promise = promise
         # A thread that saw the old deadline pass meanwhile has ended the term: its word stands.
         return self.ended() is None

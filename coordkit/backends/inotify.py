@@ -1,4 +1,4 @@
-"""Being told by the kernel that a file was written, without polling it. Linux only: inotify(7).
+"""Being told by the kernel that a file was touched, without polling it. Linux only: inotify(7).
 
 The rule: an event is a hint. Events may be merged, lost on overflow or come for nothing; whoever waits looks again.
 """
@@ -11,7 +11,6 @@ import os
 from coordkit.clock import LINUX
 
 # <sys/inotify.h>
-IN_MODIFY = 0x002
 IN_ATTRIB = 0x004
 IN_DELETE_SELF = 0x400
 IN_MOVE_SELF = 0x800
@@ -20,7 +19,7 @@ _IN_CLOEXEC = os.O_CLOEXEC
 
 
 class FileEvents:
-    """A file descriptor that becomes readable when a watched file is written, moved or deleted."""
+    """A file descriptor that becomes readable when a watched file is touched, moved or deleted."""
 
     def __init__(self) -> None:
         """Raises OSError where there is no inotify, or no instance of it is left."""

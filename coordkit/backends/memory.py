@@ -7,6 +7,7 @@ knows nothing of its clients; between them lies a link, on which `coordkit.testi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from coordkit.backends.contract import (
     Unknown,
 )
 from coordkit.clock import Clock
-from coordkit.errors import ConfigError
+from coordkit.errors import ConfigError, Unavailable
 from coordkit.lease import promise
 from coordkit.model import CandidateInfo, FencingToken, Guarantees, LeaderInfo, check_election
 from coordkit.registry import Address
 
 T = TypeVar("T")
+
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,31 @@ class DirectLink:
         deliver()
 
 
+class NamedLink:
+    """The link that bears a name at the moment of the call: faults may be put on one that is in use."""
+
+    def __init__(self, store: str, name: str) -> None:
+        self._key = (store, name)
+
+    async def call(self, operation: Callable[[], T]) -> T:
+        return await links.get(self._key, _DIRECT).call(operation)
+
+    def hint(self, deliver: Callable[[], None]) -> None:
+        links.get(self._key, _DIRECT).hint(deliver)
+
+
+_DIRECT = DirectLink()
+
+
+async def looked(link: Link, operation: Callable[[], T]) -> T:
+    """A read that no caller bounds, for it is part of a wait: `Unavailable` if no answer comes."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await link.call(operation)
+    except TimeoutError as error:
+        raise Unavailable(f"no answer within {LOOK_SECONDS:g} s", backend="memory", operation="look") from error
+
+
 class MemoryStore:
     """The store: for each election a queue of leases. Every method is atomic and expires what is due first."""
 
@@ -72,7 +100,9 @@ class MemoryStore:
         self._clock = clock
         self._queues: dict[str, list[Row]] = {}
         self._newest = 0
-        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        # Numbered, so that hints go out in the order of listening: a run on virtual time can be replayed.
+        self._listeners: weakref.WeakValueDictionary[int, Listener] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
 
     def enter(self, election: str, candidate: CandidateInfo, ttl: float) -> tuple[Row, Row]:
         """Join the queue, or refresh the place already held; returns our row and the first one."""
@@ -144,7 +174,7 @@ class MemoryStore:
     def listen(self, election: str, link: Link) -> Listener:
         """Be told of movements in an election, for as long as the listener is kept."""
         listener = Listener(election, link)
-        self._listeners.add(listener)
+        self._listeners[next(self._numbers)] = listener
         return listener
 
     def _queue(self, election: str) -> list[Row]:
@@ -160,7 +190,7 @@ class MemoryStore:
         return self._clock.now().mono
 
     def _hint(self, election: str) -> None:
-        for listener in list(self._listeners):
+        for listener in list(self._listeners.values()):
             if listener.election == election:
                 listener.link.hint(listener.moved.set)
 
@@ -219,7 +249,7 @@ class MemoryBackend:
         while True:
             listener.moved.clear()
             yield
-            rows = await self._link.call(lambda: self._store.rows(election))
+            rows = await looked(self._link, lambda: self._store.rows(election))
             try:
                 async with asyncio.timeout(self._store.seconds_left(rows[0]) if rows else None):
                     await listener.moved.wait()
@@ -265,7 +295,7 @@ class MemoryCandidacy:
         while True:
             await self._listener.moved.wait()
             self._listener.moved.clear()
-            rows = await self._link.call(lambda: self._store.rows(self.election))
+            rows = await looked(self._link, lambda: self._store.rows(self.election))
             if not rows or rows[0].candidate.id != self.candidate.id:
                 return
 
@@ -320,4 +350,4 @@ def connect(address: Address, host: Host) -> Backend:
     """A client of the store of that name in this process; `link` names the way to it."""
     name, link = address.hosts[0][0], str(address.option("link", ""))
     store = stores.setdefault(name, MemoryStore(host.clock))
-    return MemoryBackend(store, links.setdefault((name, link), DirectLink()), host, address.drift)
+    return MemoryBackend(store, NamedLink(name, link), host, address.drift)

@@ -316,8 +316,8 @@ class Rule:
 
 
 PURE_PACKAGES = (
-    *("__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "operator", "re"),
-    *("string", "types", "typing", "unicodedata", "urllib.parse", "coordkit"),
+    *("__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "operator", "re"),
+    *("statistics", "string", "types", "typing", "unicodedata", "urllib.parse", "coordkit"),
 )
 CLOCKS_AND_CHANCE = (
     *("time", "random", "secrets", "uuid", "os.urandom", "os.getrandom", "os.times"),
@@ -334,7 +334,7 @@ FOREIGN = {
     "tenacity": ("coordkit.retry", "coordkit.session"),
     "click": ("coordkit.cli.*",),
     "rich": ("coordkit.cli.*",),
-    "sqlalchemy": ("coordkit.fencing.sql",),
+    "sqlalchemy": ("coordkit.fencing.sql", "coordkit.cli.demo_ledger"),
     "pytest": ("coordkit.testing.*",),
 }
 
@@ -395,8 +395,8 @@ def foreign_packages(module: Module) -> Iterator[Found]:
 RULES = (
     Rule(
         "the core is pure",
-        "no I/O, no clock, no threads: what a lease allows is a function of its arguments",
-        within=("coordkit.errors", "coordkit.model", "coordkit.lease"),
+        "no I/O, no clock, no threads: what a lease allows is a function of its arguments, and so is a judgement",
+        within=("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.audit"),
         look=impure_imports,
         planted=(
             "import time",
@@ -412,7 +412,7 @@ RULES = (
         "time and chance are arguments",
         "only clock.py and the drivers of real stores read a clock or a random source (rule 3)",
         within=("coordkit.*",),
-        without=("coordkit.clock", "coordkit.backends.sqlite.*", "coordkit.backends.inotify"),
+        without=("coordkit.clock", "coordkit.backends.sqlite.*", "coordkit.backends.inotify", "coordkit.cli.guard"),
         look=reads_of_clock_or_chance,
         planted=(
             "import time\nx = time.time()",

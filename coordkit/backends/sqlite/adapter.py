@@ -5,7 +5,8 @@ CLOCK_BOOTTIME without this time namespace's offset, so it means the same to eve
 another boot has no deadline here, so a challenger waits a full ttl in which the row does not move. A takeover is on
 disk before it is told. Every write stamps the row anew.
 
-A handover is pushed: the kernel tells of a write to the file (inotify), and only rows that moved wake a waiter.
+A handover is pushed: whoever takes, releases or proclaims touches the file's time stamp after the commit, the kernel
+tells those who watch the file (inotify), and only rows that moved wake a waiter. A renewal wakes nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sqlite3
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from types import NoneType
 from typing import NamedTuple
 
 from coordkit.backends.contract import (
@@ -29,16 +32,17 @@ from coordkit.backends.contract import (
     Renewed,
     Unknown,
 )
-from coordkit.backends.inotify import IN_ATTRIB, IN_DELETE_SELF, IN_MODIFY, IN_MOVE_SELF, FileEvents
-from coordkit.backends.sqlite.database import Database, check_place, identity_of
+from coordkit.backends.inotify import IN_ATTRIB, IN_DELETE_SELF, IN_MOVE_SELF, FileEvents
+from coordkit.backends.sqlite.database import COLUMNS, Database
 from coordkit.clock import LINUX, boot_id, host_boottime
-from coordkit.errors import ConfigError, Misconfigured
+from coordkit.errors import BackendError, ConfigError, Misconfigured
 from coordkit.lease import Instant, promise, waited_for, waiting_time
-from coordkit.model import MAX_TOKEN, CandidateInfo, FencingToken, Guarantees, LeaderInfo
+from coordkit.model import MAX_TOKEN, MAX_TTL, CandidateInfo, FencingToken, Guarantees, LeaderInfo
 from coordkit.registry import Address
 
 POLL_SECONDS = 0.1  # where the kernel does not tell of writes
-_COLUMNS = "epoch, state, stamp, ttl, boot_id, deadline, holder, label, metadata, proclaimed"
+AXIS_SECONDS = 1.0  # a deadline that lies more than this beyond a whole lease is not on our clock
+_COLUMNS = ", ".join(COLUMNS)
 
 
 class Row(NamedTuple):
@@ -54,6 +58,21 @@ class Row(NamedTuple):
     label: str
     metadata: str
     proclaimed: str
+
+    def check(self, election: str) -> Row:
+        """Itself, or `Misconfigured` if coordkit cannot have written it: others may write to the file, too."""
+        kinds: tuple[type | tuple[type, ...], ...] = (int, str, str, float, (str, NoneType), float, str, str, str, str)
+        sound = all(isinstance(value, kind) for value, kind in zip(self, kinds, strict=True))
+        if (
+            not sound
+            or not 1 <= self.epoch <= MAX_TOKEN
+            or self.state not in ("held", "released")
+            or not 0 < self.ttl <= MAX_TTL
+            or not isfinite(self.deadline)
+        ):
+            shown = ", ".join(f"{name}={value!r:.40}" for name, value in zip(COLUMNS, self, strict=True))
+            raise Misconfigured(f"the row of {election!r} is not one of coordkit: {shown}", backend="sqlite")
+        return self
 
     @property
     def face(self) -> tuple[object, ...]:
@@ -86,9 +105,10 @@ class SQLiteBackend:
         self.guarantees = promised
         self.drift = drift
         self.host = host
-        self.database = Database(path)
+        self.database = Database(path, self._reopened)
         self.boot = boot_id()
         self._path = path
+        self._closed = False
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._replaced = asyncio.Event()
         self._events: FileEvents | None = None
@@ -97,19 +117,15 @@ class SQLiteBackend:
         self._poller: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        check_place(self._path)
         await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), "open")
-        self._watch_file()
 
     async def close(self) -> None:
+        self._closed = True
         for task in (self._poller, self._looking):
             if task is not None:
                 task.cancel()
-        if self._events is not None:
-            asyncio.get_running_loop().remove_reader(self._events.fd)
-            self._events.close()
-            self._events = None
-        self.database.stop()
+        self._watch_no_more()
+        await self.database.stop()
 
     def candidacy(self, election: str, candidate: CandidateInfo, ttl: float) -> Candidacy:
         return SQLiteCandidacy(self, election, candidate, ttl)
@@ -149,7 +165,8 @@ class SQLiteBackend:
         return () if leader is None else (leader.candidate,)
 
     async def changes(self, election: str) -> AsyncIterator[None]:
-        listener = self.listen(election)
+        listener = Listener(election)
+        self.listen(listener)
         while True:
             listener.moved.clear()
             yield
@@ -170,7 +187,12 @@ class SQLiteBackend:
 
     def leads(self, row: Row) -> bool:
         """Whether its holder may still lead, as far as this boot can tell."""
-        return row.state == "held" and row.boot_id == self.boot and row.deadline > host_boottime()
+        return row.state == "held" and (self.time_left(row) or 0.0) > 0
+
+    def time_left(self, row: Row) -> float | None:
+        """Seconds until its lease is over; None if its deadline is not on our clock, and so says nothing."""
+        left = row.deadline - host_boottime()
+        return left if row.boot_id == self.boot and left <= row.ttl + AXIS_SECONDS else None
 
     def new_stamp(self) -> str:
         """A value that no other write of any row has."""
@@ -178,39 +200,47 @@ class SQLiteBackend:
 
     # --- hints -----------------------------------------------------------------------------------------------
 
-    def listen(self, election: str) -> Listener:
-        """Be told of movements in an election, for as long as the listener is kept."""
-        listener = Listener(election)
+    def listen(self, listener: Listener) -> None:
+        """Tell it of movements in its election, for as long as it is kept and does not unlisten."""
         self._listeners.add(listener)
-        return listener
+
+    def unlisten(self, listener: Listener) -> None:
+        """Tell it no more: a row is read for every listener whenever the file is written."""
+        self._listeners.discard(listener)
 
     async def replaced(self) -> None:
-        """Return when the file seems to have been moved or deleted."""
+        """Return when the file seems to have been moved, deleted or replaced."""
         await self._replaced.wait()
         self._replaced.clear()
 
-    def _watch_file(self) -> None:
-        if self._events is None and self._poller is None:
-            try:
-                self._events = FileEvents()
-            except OSError as error:
-                self.host.log.warning("no file events (%s): looking every %g s", error, POLL_SECONDS)
-                self._poller = self.host.spawn(self._poll(), "sqlite-poll")
-                return
-            asyncio.get_running_loop().add_reader(self._events.fd, self._file_event)
-        self._rewatch()
-
-    def _rewatch(self) -> None:
-        if self._events is None:
+    def _reopened(self, another: bool) -> None:
+        if self._closed:
             return
-        for path, mask in (
-            (self._path, IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB),
-            (f"{self._path}-wal", IN_MODIFY | IN_DELETE_SELF | IN_MOVE_SELF),
-        ):
-            try:
-                self._events.watch(path, mask)
-            except FileNotFoundError:
-                continue  # between two lives of the file; the next look watches it again
+        if another:
+            self._replaced.set()
+        self._watch_file()
+        self._look()  # for what was told before it was watched
+
+    def _watch_file(self) -> None:
+        if self._poller is not None:
+            return
+        try:
+            if self._events is None:
+                self._events = FileEvents()
+                asyncio.get_running_loop().add_reader(self._events.fd, self._file_event)
+            self._events.watch(self._path, IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF)  # unlinking is an ATTRIB, too
+        except FileNotFoundError:
+            return  # moved away just now: the next job finds out and opens what is there
+        except OSError as error:
+            self.host.log.warning("no file events (%s): looking every %g s", error, POLL_SECONDS)
+            self._watch_no_more()
+            self._poller = self.host.spawn(self._poll(), "sqlite-poll")
+
+    def _watch_no_more(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            asyncio.get_running_loop().remove_reader(events.fd)
+            events.close()
 
     def _file_event(self) -> None:
         if self._events is not None:
@@ -227,9 +257,6 @@ class SQLiteBackend:
         try:
             while True:
                 self._look_again = False
-                self._rewatch()
-                if identity_of(self._path) is None:
-                    self._replaced.set()
                 await self._wake_moved()
                 if not self._look_again:
                     return
@@ -238,14 +265,20 @@ class SQLiteBackend:
 
     async def _wake_moved(self) -> None:
         listeners = list(self._listeners)
-        if not listeners:
-            return
         elections = {each.election for each in listeners}
 
         def look(connection: sqlite3.Connection) -> dict[str, tuple[object, ...] | None]:
             return {name: row.face if (row := read(connection, name)) else None for name in elections}
 
-        faces = await self.database.run(look, "look")
+        try:
+            faces = await self.database.run(look, "look")  # the thread looks whether the file is still there
+        except BackendError as error:
+            # Whoever leads or waits finds out by itself what that means: a hint, as any other.
+            self.host.log.info("looking for movements: %r", error)
+            self._replaced.set()
+            for each in listeners:
+                each.moved.set()
+            return
         for each in listeners:
             if faces[each.election] != each.seen:
                 each.seen = faces[each.election]
@@ -254,7 +287,7 @@ class SQLiteBackend:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self._find_moved()
+            self._look()
 
 
 class SQLiteCandidacy:
@@ -265,21 +298,23 @@ class SQLiteCandidacy:
         self.candidate = candidate
         self.ttl = float(ttl)
         self._backend = backend
-        self._listener = backend.listen(election)
+        self._listener = Listener(election)
         self._sighting: Sighting | None = None
 
     async def attempt(self) -> Grant | Behind:
         backend, clock = self._backend, self._backend.host.clock
         self._listener.moved.clear()
+        backend.listen(self._listener)
         row = await backend.row(self.election)
         self._listener.seen = None if row is None else row.face
         behind = self._behind(row)
         if behind is not None:
             return behind
         sent = clock.now()
-        taken = await backend.database.run(self._take, "attempt", writes=True, durable=True)
+        taken = await backend.database.run(self._take, "attempt", writes=True, durable=True, tells=True)
         if isinstance(taken, Behind):
             return taken
+        backend.unlisten(self._listener)
         return Grant(self, taken, promise(sent, self.ttl, backend.drift))
 
     async def changed(self) -> None:
@@ -306,12 +341,13 @@ class SQLiteCandidacy:
             )
             return connection.execute(update, (*values, host_boottime())).rowcount == 1
 
-        if await backend.database.run(publish, "proclaim", writes=True):
+        if await backend.database.run(publish, "proclaim", writes=True, tells=True):
             return Confirmed()
         return Lost("the row is gone, over, or another's")
 
     async def resign(self) -> None:
         backend = self._backend
+        backend.unlisten(self._listener)
         values = (backend.new_stamp(), self.election, self.candidate.id)
 
         def release(connection: sqlite3.Connection) -> None:
@@ -322,7 +358,7 @@ class SQLiteCandidacy:
             )
 
         # A job that waits in the thread may still win for us; jobs run in order, so this one comes after it.
-        await backend.database.run(release, "resign", writes=True)
+        await backend.database.run(release, "resign", writes=True, tells=True)
 
     def _is_mine(self, row: Row) -> bool:
         return row.state == "held" and row.holder == self.candidate.id
@@ -332,10 +368,10 @@ class SQLiteCandidacy:
         backend = self._backend
         if row is None or row.state == "released" or self._is_mine(row):
             return None
-        if row.boot_id is not None and row.boot_id == backend.boot:
-            left = row.deadline - host_boottime()
+        left = backend.time_left(row)
+        if left is not None and row.boot_id is not None:
             return Behind(alive=True, wait=left) if left > 0 else None
-        # Another boot, or a platform that does not tell: only our own eyes count.
+        # Another boot, an impossible deadline, or a platform that does not tell: only our own eyes count.
         now = backend.host.clock.now()
         seen = self._sighting
         if seen is None or seen.stamp != row.stamp:
@@ -354,8 +390,8 @@ class SQLiteCandidacy:
             epoch = row.epoch  # an earlier try of ours came through, though its answer did not
         else:
             # Above all earlier epochs, and above the clock: a file restored from a backup gives no token twice.
-            epoch = max(0 if row is None else row.epoch + 1, int(backend.host.clock.wall() * 1e6))
-        if not 1 <= epoch <= MAX_TOKEN:
+            epoch = max(1 if row is None else row.epoch + 1, int(backend.host.clock.wall() * 1e6))
+        if epoch > MAX_TOKEN:
             raise Misconfigured(f"the next token of {self.election!r} would be {epoch}, out of range", backend="sqlite")
         deadline = host_boottime() + self.ttl
         mine = self.candidate
@@ -382,7 +418,7 @@ def read(connection: sqlite3.Connection, election: str) -> Row | None:
     """The row of an election."""
     select = f"SELECT {_COLUMNS} FROM coordkit_elections WHERE election = ?"
     found = connection.execute(select, (election,)).fetchone()
-    return None if found is None else Row(*found)
+    return None if found is None else Row(*found).check(election)
 
 
 def check(address: Address) -> None:
@@ -390,6 +426,10 @@ def check(address: Address) -> None:
     path = address.path
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise ConfigError("an SQLite URL reads sqlite:///absolute/path/of/file.db")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigError("the path of an SQLite URL must be encodable as UTF-8") from None
 
 
 def guarantees(address: Address) -> Guarantees:

@@ -1,0 +1,83 @@
+"""`coordkit audit FILE…`: judge journals.
+
+The rule: this command reads and prints; what is right and wrong is `coordkit.audit`'s.
+"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from coordkit.audit import Fate, Record, Report, judge, parse, summary
+
+SHOWN = 20  # violations, in full; --json has them all
+OK, VIOLATED, UNREADABLE = 0, 1, 2
+FATES = {
+    Fate.RESIGNED: "resigned",
+    Fate.LOST: "lost",
+    Fate.KILLED: "killed (or leading still)",
+    Fate.VOID: "won too late to be used",
+}
+
+
+@click.command("audit")
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as one JSON object.")
+@click.pass_context
+def audit(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
+    """Judge journals: did two leaders of one election ever overlap, did tokens rise, was every loss told once?
+
+    FILE is what processes wrote with COORDKIT_JOURNAL set; several are judged together. Only journals of one boot of
+    one host share an axis of time: others are judged apart.
+
+    \b
+    Exit codes: 0 every promise was kept, 1 one was violated, 2 a file cannot be read or holds no journal.
+    """
+    records: list[Record] = []
+    cut = 0
+    for name in files:
+        try:
+            with open(name, "rb") as file:
+                more, broken = parse(file.read())
+        except OSError as error:
+            raise _Refused(f"{name}: {error.strerror}") from error
+        records += more
+        cut += broken
+    if not records:
+        raise _Refused("no record of a journal in " + ", ".join(files))
+    report = judge(records, cut=cut)
+    click.echo(json.dumps(report.as_json(), indent=2) if as_json else as_text(report))
+    context.exit(OK if report.ok else VIOLATED)
+
+
+class _Refused(click.ClickException):
+    exit_code = UNREADABLE
+
+
+def as_text(report: Report) -> str:
+    """The report for people: the numbers, then what was violated."""
+    fates = ", ".join(f"{report.count(fate)} {name}" for fate, name in FATES.items() if report.count(fate))
+    elections = len(report.elections)
+    lines = [
+        f"{report.terms} terms in {elections} election{'s' * (elections != 1)}: {fates or 'none'}",
+        f"{report.candidates} candidates, {report.renewals} renewals",
+        f"{report.jeopardies} times in jeopardy, {report.notices} losses told to callbacks",
+        _durations("handover after a resignation", report.handovers),
+        _durations("takeover after a loss or crash", report.takeovers),
+        f"{report.records} records, {report.cut} cut short by the death of their writer",
+    ]
+    for violation in report.violations[:SHOWN]:
+        lines.append(f"VIOLATION ({violation.kind.value}) in {violation.election!r}: {violation.message}")
+        lines += (f"    {json.dumps(dict(record))}" for record in violation.records)
+    if len(report.violations) > SHOWN:
+        lines.append(f"... and {len(report.violations) - SHOWN} more (--json has them all)")
+    lines.append("no violation" if report.ok else f"{len(report.violations)} violations")
+    return "\n".join(lines)
+
+
+def _durations(name: str, seconds: tuple[float, ...]) -> str:
+    found = summary(seconds)
+    if not seconds:
+        return f"{name}: none"
+    return f"{name}: {found['count']}, median {found['median']:.3f} s, longest {found['largest']:.3f} s"
