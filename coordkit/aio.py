@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from coordkit.campaign import Patience
 from coordkit.elector import Session
@@ -24,6 +24,7 @@ from coordkit.engine import EngineDied
 from coordkit.errors import ForkedProcessError, LeadershipLost
 from coordkit.face import (
     READ_SECONDS,
+    Entering,
     Face,
     ObservationSlot,
     OwnedTerm,
@@ -35,7 +36,7 @@ from coordkit.face import (
     stop_observation,
 )
 from coordkit.lease import call_budget
-from coordkit.model import CandidateInfo, Fence, LeaderInfo, TermState, check_metadata, check_seconds
+from coordkit.model import CandidateInfo, Fence, LeaderInfo, LossReason, TermState, check_metadata, check_seconds
 from coordkit.term import Tenure
 
 R = TypeVar("R")
@@ -91,9 +92,9 @@ class AsyncTerm(OwnedTerm):
         self._check_process()
         self._callbacks.append(callback)
         if not self._told or self._tenure.ended() is not None:
-            self._told = True
             weak: weakref.ref[AsyncTerm] = weakref.ref(self)
             _watch_end(self._ticket.slot, self._tenure, self._loop, lambda: _run_callbacks(weak))
+            self._told = True
 
     async def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait until the term is over, lost or resigned; False if `timeout` seconds passed first."""
@@ -160,16 +161,13 @@ class AsyncTerm(OwnedTerm):
 
     async def _give_up(self, error: BaseException | None) -> None:
         tenure, slot = self._tenure, self._ticket.slot
-        release = True
+        release = False
         try:
             hold = self._hold_left()
-            if hold > 0 and (tenure.ended() is not None or not isinstance(error, Exception | None)):
-                release = False  # over already, cancelled, exit: the lease keeps the seat for as long as it runs
-            elif hold > 0:
+            # Over already, cancelled, exit: the lease keeps the seat for as long as it runs.
+            if hold > 0 and tenure.ended() is None and isinstance(error, Exception | None):
                 await self.wait_ended(hold)
-        except BaseException:
-            release = False
-            raise
+            release = self._hold_left() <= 0
         finally:
             try:
                 self._leave(release=release)
@@ -197,6 +195,18 @@ class AsyncTerm(OwnedTerm):
                 task = asyncio.ensure_future(self._awaited(result))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
+
+    def __del__(self) -> None:
+        # Dropped without resign(): it ends, and those who registered are told. Nothing else kept them alive.
+        if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
+            return
+        tenure = self._tenure
+        if not self._ticket.delivery.finished and os.getpid() == tenure.pid:
+            tenure.end(TermState.LOST, LossReason.CLOSED)
+            try:
+                self._loop.call_soon_threadsafe(self._take_callbacks)
+            except RuntimeError:
+                return  # that loop is closed: nobody listens any more
 
     async def _awaited(self, result: Awaitable[object]) -> None:
         try:
@@ -291,6 +301,36 @@ class _AsyncLead(AbstractAsyncContextManager[AsyncTerm]):
                 raise
 
 
+class _Leaving:
+    """`__aexit__` of an elector: bound to an owner that lives no longer than the statement. See `Entering`."""
+
+    @overload
+    def __get__(self, elector: None, kind: type[AsyncLeaderElector]) -> Callable[..., Coroutine[Any, Any, None]]: ...
+    @overload
+    def __get__(
+        self, elector: AsyncLeaderElector, kind: type[AsyncLeaderElector]
+    ) -> Callable[
+        [type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, None]
+    ]: ...
+    def __get__(
+        self, elector: AsyncLeaderElector | None, kind: type[AsyncLeaderElector]
+    ) -> Callable[..., Coroutine[Any, Any, None]]:
+        if elector is None:
+            return _leave_by_hand
+        return elector._entering.begin(_AsyncLead(elector, None)).__aexit__
+
+
+async def _leave_by_hand(
+    elector: AsyncLeaderElector,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    lead, elector._entered = elector._entered, None
+    if lead is not None:
+        await lead.__aexit__(kind, error, trace)
+
+
 class AsyncLeaderElector(Face):
     """As `LeaderElector`, awaited: one candidate of one election, at most one campaign or term at a time.
 
@@ -322,23 +362,24 @@ class AsyncLeaderElector(Face):
             fences=fences,
             check=session.check if session is not None else no_session,
         )
-        self._entered: _AsyncLead | None = None
+        self._entering: Entering[_AsyncLead] = Entering()
+        self._entered: _AsyncLead | None = None  # of a block that was entered by hand, as AsyncExitStack does
         self._term: Callable[[], AsyncTerm | None] = _no_term
         if session is not None:
             session.adopt(self)
 
-    async def __aenter__(self) -> AsyncTerm:
+    def __aenter__(self) -> Coroutine[Any, Any, AsyncTerm]:
+        # Not a coroutine function: the owner is taken now, before another task of this thread can enter.
+        lead = self._entering.take()
+        return self._enter_by_hand() if lead is None else lead.__aenter__()
+
+    async def _enter_by_hand(self) -> AsyncTerm:
         lead = _AsyncLead(self, None)
         term = await lead.__aenter__()
         self._entered = lead
         return term
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        lead, self._entered = self._entered, None
-        if lead is not None:
-            await lead.__aexit__(kind, error, trace)
+    __aexit__ = _Leaving()
 
     def lead(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[AsyncTerm]:
         """A block under a term: campaigns when entered, resigns when left; the elector may be entered again.
@@ -409,7 +450,7 @@ class AsyncLeaderElector(Face):
 
     def observe(self) -> AsyncIterator[LeaderInfo | None]:
         """Follow the leaders: the present state first, then the states seen. See `LeaderElector.observe`."""
-        return _AsyncObserving(self._reach())
+        return _AsyncObserving(self, self._reach())
 
     async def close(self, *, timeout: float = 2.0) -> None:
         """End everything of this elector; a term ends locally at once. See `LeaderElector.close`."""
@@ -450,7 +491,8 @@ class AsyncLeaderElector(Face):
 
 
 class _AsyncObserving(AsyncIterator["LeaderInfo | None"]):
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, elector: AsyncLeaderElector, slot: Slot) -> None:
+        self._elector = elector  # lives as long as it is followed: dropping it closes it
         self._slot = ObservationSlot(slot)
         self._number = 0
         weakref.finalize(self, stop_observation, self._slot).atexit = False

@@ -84,6 +84,7 @@ class Desk:
         self._entry: Entry | None = None
         self._unanswered = False  # `eligible` was asked and has not come back
         self._following: set[Observation] = set()
+        self._vacated = asyncio.Event()  # set whenever there is no entry any more
         self._contending: asyncio.Task[None] | None = None
         self._cancelled: asyncio.Task[object] | None = None  # the campaign that `close` interrupted
         self._parted: asyncio.Task[None] | None = None
@@ -164,6 +165,9 @@ class Desk:
             ended = asyncio.Event()
             self.keeper.watch_end(tenure, ended.set)
             await ended.wait()
+            while self._entry is not None:  # a block was opened under it, and is not left yet
+                self._vacated.clear()
+                await self._vacated.wait()
 
     async def _elected(self, entry: Entry, patience: Patience) -> Tenure | None:
         started = self.host.clock.now()
@@ -176,7 +180,7 @@ class Desk:
             if answer is None:
                 return None
             if isinstance(answer, Grant):
-                tenure = await self._take_office(entry, candidate, answer)
+                tenure = await self._take_office(entry, candidate, answer, patience)
                 if tenure is not None:
                     return tenure
             else:
@@ -190,6 +194,7 @@ class Desk:
         spec, clock = self.spec, self.host.clock
         limit = spec.ttl  # with TRY: what the store makes us wait, twice, and one more ballot
         failures = 0
+        untouched = True
         warned = started
         while True:
             if not await self._eligible():
@@ -198,9 +203,12 @@ class Desk:
                 return Behind(alive=False)
             try:
                 await self.keeper.opened()
+                untouched = entry.candidacy is None
                 entry.candidacy = candidacy  # from here on there may be something to remove
                 answer = await bounded(candidacy.attempt(), spec.ttl / CALLS_PER_TTL, "attempt")
             except (Unavailable, OutcomeUnknown) as error:
+                if isinstance(error, Unavailable) and untouched:
+                    entry.candidacy = None  # nothing was ever sent
                 entry.failure, failures = error, failures + 1
                 if failures == 1 or waited_for(warned, clock.now()) > spec.ttl:
                     warned = clock.now()
@@ -243,7 +251,9 @@ class Desk:
                 self.host.log.info("no hints for %r: %r", self.spec.election, error)
                 await asyncio.sleep(min(left, self.spec.ttl / 3))
 
-    async def _take_office(self, entry: Entry, candidate: CandidateInfo, grant: Grant) -> Tenure | None:
+    async def _take_office(
+        self, entry: Entry, candidate: CandidateInfo, grant: Grant, patience: Patience
+    ) -> Tenure | None:
         """Journal the win, ask `eligible` again, show the token to the fences. None: it was lost or given up."""
         spec = self.spec
         if grant.promise.remaining(self.host.clock.now()) <= 0:  # the answer came too late: never counted
@@ -267,14 +277,33 @@ class Desk:
             tenure.end(TermState.LOST, LossReason.INELIGIBLE)
         for fence in spec.fences:
             if tenure.ended() is None:
-                await self.host.offload(lambda fence=fence: fence.admit(token))  # type: ignore[misc]
+                await self._admitted(fence, token)
         if tenure.ended() is None:
             return tenure
         entry.tenure = None
         self.keeper.release(tenure)
         if tenure.state()[1] is LossReason.INELIGIBLE:
+            if patience is Patience.TRY:
+                raise CampaignTimeout(f"won {spec.election!r}, but not eligible to lead it any more")
             await self._wait_until_eligible()
         return None
+
+    async def _admitted(self, fence: Fence, token: FencingToken) -> None:
+        # The keeper renews meanwhile, so a fence that hangs would keep the seat empty for ever: it gets a ttl.
+        scope = asyncio.timeout(self.spec.ttl)
+        try:
+            async with scope:
+                await self.host.offload(lambda: fence.admit(token))
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise CampaignTimeout(
+                f"a fence did not answer within {self.spec.ttl:g} s: {type(fence).__name__}"
+            ) from error
+
+    def _vacate(self) -> None:
+        self._entry = None
+        self._vacated.set()
 
     def _leave_queue(self, entry: Entry) -> None:
         if entry.candidacy is not None:
@@ -289,6 +318,7 @@ class Desk:
         if ask is None:
             return True
         if self._unanswered:
+            self.host.log.warning("eligible() of %r has not come back; taken as no", self.spec.election)
             return False
 
         def answer() -> bool:
@@ -306,8 +336,6 @@ class Desk:
             why = f"no answer within {self.spec.ttl / 3:.3g} s" if scope.expired() else repr(error)
         except Exception as error:  # noqa: BLE001 - the application's code may raise anything
             why = repr(error)
-        except SystemExit as error:
-            why = repr(error)
         self.host.log.warning("eligible() of %r: %s; taken as no", self.spec.election, why)
         return False
 
@@ -322,7 +350,7 @@ class Desk:
     def leave(self, ticket: int, tenure: Tenure, *, release: bool) -> None:
         """The body of a term is over, and the term has ended locally. Without `release` its lease runs out."""
         if self._entry is not None and self._entry.ticket == ticket:
-            self._entry = None
+            self._vacate()
         self.keeper.settle(tenure)
         if release:
             self.keeper.release(tenure)
@@ -337,7 +365,7 @@ class Desk:
     def ended(self, ticket: int) -> None:
         """A term without a block has ended: the elector may campaign again."""
         if self._entry is not None and self._entry.ticket == ticket and not self._entry.block:
-            self._entry = None
+            self._vacate()
             self._part_if_done()
 
     def enter_block(self, ticket: int) -> None:
@@ -366,7 +394,7 @@ class Desk:
 
     def _abandon(self, entry: Entry) -> None:
         if self._entry is entry:
-            self._entry = None
+            self._vacate()
         if entry.task is not None and entry.task is not asyncio.current_task():
             entry.task.cancel()
         entry.task = None
@@ -451,7 +479,9 @@ class Desk:
         try:
             async with asyncio.timeout(timeout):
                 return await by_clock(self.host.clock, self.host.chance, timeout)(once)
-        except (TimeoutError, OutcomeUnknown) as error:
+        except (TimeoutError, OutcomeUnknown, Unavailable) as error:
+            if self.closed:
+                raise ElectorClosed(f"the elector of {self.spec.election!r} was closed") from error
             raise Unavailable(f"no answer to {operation} within {timeout:.3g} s", operation=operation) from error
 
     def observe(self) -> Observation:

@@ -13,16 +13,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from queue import Empty, SimpleQueue
+from queue import Empty
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar, overload
 
 from coordkit import threads
 from coordkit.campaign import Patience
-from coordkit.engine import EngineDied, current
+from coordkit.engine import EngineDied, current, existing
 from coordkit.errors import ElectorClosed, ForkedProcessError, LeadershipLost
 from coordkit.face import (
     READ_SECONDS,
+    Entering,
     Face,
     ObservationSlot,
     OwnedTerm,
@@ -39,6 +40,7 @@ from coordkit.model import (
     Fence,
     Guarantees,
     LeaderInfo,
+    LossReason,
     TermState,
     check_metadata,
     check_seconds,
@@ -60,10 +62,11 @@ class Term(OwnedTerm):
     that sees `token` refuses a write that comes too late.
     """
 
-    __slots__ = ("_callbacks", "_told")
+    __slots__ = ("_callbacks", "_told", "_turn")
 
     def __init__(self, tenure: Tenure, ticket: Ticket, hold: float) -> None:
         super().__init__(tenure, ticket, hold)
+        self._turn = [None]
         self._callbacks: deque[Callable[[Term], object]] = deque()
         self._told = False  # the engine knows that there are callbacks; read and written by registering threads
 
@@ -98,13 +101,12 @@ class Term(OwnedTerm):
         self._check_process()
         self._callbacks.append(callback)
         if not self._told or self._tenure.ended() is not None:
-            self._told = True
             slot, tenure = self._ticket.slot, self._tenure
-            notify = _loss_notifier(self, slot)
-            if slot.engine.dead:
+            notify = _loss_notifier(self)
+            slot.engine.post(lambda: slot.desk.keeper.watch_end(tenure, notify))
+            self._told = True
+            if slot.engine.dead:  # perhaps since a moment ago: what was posted may never run
                 notify()
-            else:
-                slot.engine.post(lambda: slot.desk.keeper.watch_end(tenure, notify))
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait until the term is over, lost or resigned; False if `timeout` seconds passed first.
@@ -116,7 +118,9 @@ class Term(OwnedTerm):
         tenure, slot = self._tenure, self._ticket.slot
         if tenure.ended() is not None:
             return True
-        mailbox: SimpleQueue[None] = SimpleQueue()
+        if slot.engine.here():
+            raise RuntimeError("a finalizer that was collected on the engine's thread cannot wait")
+        mailbox: threads.Mailbox[None] = threads.Mailbox()
 
         def tell() -> None:
             mailbox.put(None)
@@ -171,50 +175,66 @@ class Term(OwnedTerm):
 
     def _give_up(self, error: BaseException | None) -> None:
         tenure, slot = self._tenure, self._ticket.slot
-        release = True
+        release = False
         try:
             hold = self._hold_left()
-            if hold > 0 and (tenure.ended() is not None or not isinstance(error, Exception | None)):
-                release = False  # over already, Ctrl-C, exit: the lease keeps the seat for as long as it runs
-            elif hold > 0:
+            # Over already, Ctrl-C, exit: the lease keeps the seat for as long as it runs.
+            cut_short = tenure.ended() is not None or not isinstance(error, Exception | None) or slot.engine.here()
+            if hold > 0 and not cut_short:
                 self.wait_ended(hold)
-        except BaseException:
-            release = False
-            raise
+            release = self._hold_left() <= 0
         finally:
             try:
                 self._leave(release=release)
             except BaseException:  # a Ctrl-C: no half of it may be missing
                 self._leave(release=release)
                 raise
-        if release:
+        if release and not slot.engine.here():
             try:
                 slot.engine.ask(lambda: slot.desk.wait_released(tenure, tenure.ttl / 3))
             except EngineDied as failure:
                 logger.warning("the term %s was not released, its lease runs out: %r", tenure.token, failure)
 
+    def _start_callbacks(self) -> None:
+        if self._callbacks and self._tenure.state()[0] is TermState.LOST:
+            self._journal_notice()
+            threads.start(self._run_callbacks)
+
     def _run_callbacks(self) -> None:
         while self._callbacks:
             try:
-                callback = self._callbacks.popleft()
+                turn = self._turn.pop()  # atomic: one thread at a time, so that they run in order
             except IndexError:
-                return
+                return  # the thread whose turn it is looks again when it gives it back
+            while self._callbacks:
+                callback = self._callbacks.popleft()
+                try:
+                    callback(self)
+                except BaseException:  # SystemExit ends a callback, not those after it
+                    logger.exception("on_lost callback of the term %s failed", self.token)
+            self._turn.append(turn)
+
+    def __del__(self) -> None:
+        # Dropped without resign(): it ends, and those who registered are told. Nothing else kept them alive.
+        if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
+            return
+        tenure = self._tenure
+        if not self._ticket.delivery.finished and os.getpid() == tenure.pid:
+            tenure.end(TermState.LOST, LossReason.CLOSED)
             try:
-                callback(self)
-            except BaseException:  # SystemExit ends a callback, not those after it
-                logger.exception("on_lost callback of the term %s failed", self.token)
+                self._start_callbacks()
+            except RuntimeError:
+                return  # the interpreter is exiting: no thread can be started
 
 
-def _loss_notifier(term: Term, slot: Slot) -> Callable[[], None]:
+def _loss_notifier(term: Term) -> Callable[[], None]:
     """What the engine calls at the end of a term. It holds the term weakly: a term nobody has is not kept alive."""
     weak = weakref.ref(term)
 
     def notify() -> None:
         kept = weak()
-        if kept is None or kept._tenure.state()[0] is not TermState.LOST or not kept._callbacks:
-            return
-        kept._journal_notice()
-        threads.start(kept._run_callbacks)
+        if kept is not None:
+            kept._start_callbacks()
 
     return notify
 
@@ -243,6 +263,32 @@ class _Lead(AbstractContextManager[Term]):
             except BaseException:
                 term._leave_if_interrupted()
                 raise
+
+
+class _Leaving:
+    """`__exit__` of an elector: bound to an owner that lives no longer than the `with` statement. See `Entering`."""
+
+    @overload
+    def __get__(self, elector: None, kind: type[LeaderElector]) -> Callable[..., None]: ...
+    @overload
+    def __get__(
+        self, elector: LeaderElector, kind: type[LeaderElector]
+    ) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]: ...
+    def __get__(self, elector: LeaderElector | None, kind: type[LeaderElector]) -> Callable[..., None]:
+        if elector is None:
+            return _leave_by_hand
+        return elector._entering.begin(_Lead(elector, None)).__exit__
+
+
+def _leave_by_hand(
+    elector: LeaderElector,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    lead, elector._entered = elector._entered, None
+    if lead is not None:
+        lead.__exit__(kind, error, trace)
 
 
 class LeaderElector(Face):
@@ -284,23 +330,22 @@ class LeaderElector(Face):
             fences=fences,
             check=session.check if session is not None else no_session,
         )
-        self._entered: _Lead | None = None
+        self._entering: Entering[_Lead] = Entering()
+        self._entered: _Lead | None = None  # of a block that was entered by hand, as ExitStack does
         self._term: Callable[[], Term | None] = _no_term
         if session is not None:
             session.adopt(self)
 
     def __enter__(self) -> Term:
+        lead = self._entering.take()
+        if lead is not None:
+            return lead.__enter__()
         lead = _Lead(self, None)
         term = lead.__enter__()
         self._entered = lead
         return term
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        lead, self._entered = self._entered, None
-        if lead is not None:
-            lead.__exit__(kind, error, trace)
+    __exit__ = _Leaving()
 
     def lead(self, *, timeout: float | None = None) -> AbstractContextManager[Term]:
         """A block under a term: campaigns when entered, resigns when left; the elector may be entered again.
@@ -392,7 +437,7 @@ class LeaderElector(Face):
         Some states may be skipped; tokens never fall. Backend failures are retried with a warning; it ends by
         `ElectorClosed`, `Rejected` or `Misconfigured`.
         """
-        return _Observing(self._reach())
+        return _Observing(self, self._reach())
 
     def close(self, *, timeout: float = 2.0) -> None:
         """End everything of this elector. Idempotent, from any thread, safe in a signal handler.
@@ -436,7 +481,8 @@ class LeaderElector(Face):
 
 
 class _Observing(Iterator["LeaderInfo | None"]):
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, elector: LeaderElector, slot: Slot) -> None:
+        self._elector = elector  # lives as long as it is followed: dropping it closes it
         self._slot = ObservationSlot(slot)
         self._number = 0
         weakref.finalize(self, stop_observation, self._slot).atexit = False
@@ -463,6 +509,8 @@ class Session:
         self._used_in: int | None = None
         self._closed = False
         self._keeper: list[Keeper] = []  # the engine's own: ours while open
+        self._user = object()  # in whose name the keeper is used
+        weakref.finalize(self, _part_later, self._keeper, self._user, os.getpid()).atexit = False
 
     @property
     def guarantees(self) -> Guarantees:
@@ -478,9 +526,11 @@ class Session:
         engine = current()
 
         async def opened() -> None:
+            if self._closed:
+                raise ElectorClosed("this session is closed")
             if not self._keeper:
                 keeper = engine.keeper(self.address, 0.0)
-                keeper.join(self, _nothing)
+                keeper.join(self._user, _nothing)
                 self._keeper.append(keeper)
             await self._keeper[0].open_once(seconds)
 
@@ -497,13 +547,15 @@ class Session:
         if self._used_in is None:
             return
         engine = current()
+        closing: list[asyncio.Task[None]] = []
+        for slot in slots:
+            engine.post(slot.close)  # whether or not there is time to wait for it
+        engine.post(_part, self._keeper, self._user, closing)
 
         async def closed() -> None:
             await asyncio.gather(*(slot.closed() for slot in slots))
-            while self._keeper:
-                parting = self._keeper.pop().part(self)
-                if parting is not None:
-                    await parting
+            if closing:
+                await asyncio.wait(closing)
 
         try:
             engine.ask(closed, seconds)
@@ -527,13 +579,26 @@ class Session:
         return self.open()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._used_in in (None, os.getpid()):
+            self.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Session belongs to its process and cannot be pickled; make one there")
 
     def __repr__(self) -> str:
         return f"<Session {self.address.shown}>"
+
+
+def _part(keepers: list[Keeper], user: object, closing: list[asyncio.Task[None]]) -> None:
+    while keepers:
+        if (task := keepers.pop().part(user)) is not None:
+            closing.append(task)
+
+
+def _part_later(keepers: list[Keeper], user: object, pid: int) -> None:
+    """The finalizer of a session that was dropped open."""
+    if keepers and pid == os.getpid() and (engine := existing()) is not None:
+        engine.post(_part, keepers, user, [])
 
 
 def _nothing() -> None:

@@ -1,7 +1,7 @@
 """The one background thread with the one event loop, and what becomes of it at a fork and at exit.
 
 The rule: application threads and the engine share no lock. In goes `loop.call_soon_threadsafe`, out comes
-`SimpleQueue.put`, both reentrant and atomic: a Ctrl-C at any instruction of an application thread leaves the engine
+`Mailbox.put`, both reentrant and atomic: a Ctrl-C at any instruction of an application thread leaves the engine
 running. The application's code never runs here, and logging handlers never run here.
 
 Every request has an answer: if the engine ends all the same, all terms are lost locally at once and every waiter is
@@ -17,13 +17,13 @@ import atexit
 import contextvars
 import os
 from collections.abc import Callable, Coroutine, Hashable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, Generic, TypeVar, cast
 
 from coordkit import threads
 from coordkit.backends.contract import Journal, Log
 from coordkit.clock import system_chance, system_clock
-from coordkit.errors import CoordkitError
+from coordkit.errors import OutcomeUnknown
 from coordkit.journal import journal_from_environment
 from coordkit.log import QueuedLog
 from coordkit.registry import Address, connect, sharing_key
@@ -38,7 +38,7 @@ EXIT_SECONDS = 2.0  # how long the exit of the interpreter waits for releases th
 Deliver = Callable[[Any, BaseException | None], object]
 
 
-class EngineDied(CoordkitError):
+class EngineDied(OutcomeUnknown):
     """The background thread has ended; its terms are lost. The next campaign starts a new one."""
 
 
@@ -118,11 +118,12 @@ class Engine:
         self.clock = system_clock()
         self.chance = system_chance()
         self.log: Log = QueuedLog()
-        self.journal: Journal = journal_from_environment()
+        self.journal: Journal = journal_from_environment(self.log.error)
         self.dead = False
         self.running = False
         self.requests: dict[int, Request[Any]] = {}
         self.keepers: dict[Hashable, Keeper] = {}  # the engine's own; by sharing key
+        self.sessions: set[Keeper] = set()  # these, and those that are closing
         self._ident = 0  # of the thread
         self._unclaimed = [None]  # popped by the one thread that runs the loop
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -148,9 +149,9 @@ class Engine:
 
         `timeout` only guards the wait: raises `TimeoutError`, and the work is cancelled.
         """
-        if _thread.get_ident() == self._ident:  # a finalizer, run by a collection that happened there
+        if self.here():
             raise EngineDied("the engine cannot wait for itself")
-        mailbox: SimpleQueue[tuple[T, BaseException | None]] = SimpleQueue()
+        mailbox: threads.Mailbox[tuple[T, BaseException | None]] = threads.Mailbox()
         request = Request(self, work, lambda value, error: mailbox.put((value, error)))
         try:
             request.send()
@@ -202,9 +203,16 @@ class Engine:
         key = sharing_key(address, ttl)
         keeper = self.keepers.get(key)
         if keeper is None:
-            keeper = Keeper(self, connect(address, self), on_unused=lambda _: self.keepers.pop(key, None))
+            backend = connect(address, self)
+            unused = lambda _: self.keepers.pop(key, None)  # noqa: E731
+            keeper = Keeper(self, backend, on_unused=unused, on_closed=self.sessions.discard)
             self.keepers[key] = keeper
+            self.sessions.add(keeper)
         return keeper
+
+    def here(self) -> bool:
+        """Whether this is the engine's own thread: only in a finalizer, run by a collection that happened there."""
+        return _thread.get_ident() == self._ident
 
     # --- the host of the core --------------------------------------------------------------------------------
 
@@ -237,8 +245,9 @@ class Engine:
             try:
                 value = call()
             except BaseException as error:  # noqa: BLE001 - SystemExit of user code ends its question, not the program
-                if isinstance(error, StopIteration):  # a future refuses it
-                    error = RuntimeError("the application's code raised StopIteration")
+                if not isinstance(error, Exception) or isinstance(error, StopIteration):
+                    cause, error = error, RuntimeError(f"the application's code raised {error!r}")
+                    error.__cause__ = cause  # a cancellation or an exit would be taken for one of the engine's own
                 self.post(settle, None, error)
             else:
                 self.post(settle, value, None)
@@ -277,10 +286,13 @@ class Engine:
 
     def _die(self) -> None:
         self.dead = True
-        for keeper in list(self.keepers.values()):
+        for keeper in list(self.sessions):
             keeper.engine_died()
         for request in list(self.requests.values()):
-            request.answer(None, EngineDied("the engine of this process has ended"))
+            try:
+                request.answer(None, EngineDied("the engine of this process has ended"))
+            except Exception as error:  # noqa: BLE001 - the others wait for their answers, too
+                self.log.error("a caller could not be told that the engine has ended: %r", error)
 
 
 _engines: dict[int, Engine] = {}  # by pid: a forked child finds none, and keeps its parent's alive untouched
@@ -294,7 +306,8 @@ def current() -> Engine:
     engine = _engines.get(pid)
     if engine is not None and engine.dead:
         _graves.append(engine)  # kept: dropping a loop that was never closed would warn
-        _engines.pop(pid, None)
+        if _engines.get(pid) is engine:
+            _engines.pop(pid, None)
         engine = None
     if engine is None:
         made = Engine()
@@ -319,14 +332,14 @@ def _at_exit() -> None:
     if engine is None:
         return
     # Locally first, here and now: no term of this process is valid once the exit has begun.
-    for keeper in list(engine.keepers.values()):
+    for keeper in list(engine.sessions):
         keeper.end_all()
 
     for request in list(engine.requests.values()):
         request.forget()  # whoever waits on a daemon thread is not woken up to raise into the exit
 
     async def finish() -> None:
-        await asyncio.gather(*(keeper.exit() for keeper in list(engine.keepers.values())))
+        await asyncio.gather(*(keeper.exit() for keeper in list(engine.sessions)))
 
     try:
         engine.ask(finish, timeout=EXIT_SECONDS)

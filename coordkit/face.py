@@ -7,12 +7,13 @@ child what belongs to the parent is left alone.
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Generic, NoReturn, TypeVar
 
 from coordkit.campaign import Desk, Patience, Spec
 from coordkit.engine import Engine, current
@@ -31,6 +32,8 @@ from coordkit.model import (
 from coordkit.observation import Observation
 from coordkit.registry import Address, parse
 from coordkit.term import Tenure, TermView
+
+L = TypeVar("L")
 
 READ_SECONDS = 5.0  # default timeout of a read
 SHORT_TTL = 2.0  # s: below it, a program that is kept from running for a moment loses its term
@@ -81,9 +84,10 @@ class Slot:
 
         def install(tenure: Tenure) -> bool:
             wanted = pending.pop()
+            self.newest = tenure  # first: from now on `close` can end it
             if not make(tenure, wanted):
                 return False
-            wanted.delivery.tenure = self.newest = tenure
+            wanted.delivery.tenure = tenure
             return True
 
         self.desk.start(ticket, install)
@@ -189,9 +193,11 @@ class OwnedTerm(TermView):
         return max(0.0, self._hold - held_for(tenure.won_at, tenure.clock.now()))
 
     def _open_block(self) -> None:
-        self._check_process()
         if self._in_block:
             raise RuntimeError(f"a block under the term {self.token} is open already")
+        self.ensure()
+        if self._tenure.ended() is not None:
+            self._raise_over()  # no body begins under a term that is over
         self._in_block = True
         slot, number = self._ticket.slot, self._ticket.number
         slot.engine.post(lambda: slot.desk.enter_block(number))
@@ -219,6 +225,28 @@ class OwnedTerm(TermView):
 
     def _note_loss(self, error: BaseException) -> None:
         error.add_note(f"coordkit: {self._lost()}")
+
+
+class Entering(Generic[L]):
+    """The owners of `with elector:` statements that are being entered, by thread.
+
+    Python looks `__exit__` up when a `with` statement begins, and keeps what it found until the statement ends. Bound
+    to an owner of its own, that is all that keeps the owner alive: so even if a Ctrl-C falls between the statement
+    and the first line of `__exit__`, the owner is garbage then, and the engine finds that nobody has the term.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[int, weakref.ref[L]] = {}
+
+    def begin(self, owner: L) -> L:
+        """`__exit__` was looked up."""
+        self._owners[_thread.get_ident()] = weakref.ref(owner)
+        return owner
+
+    def take(self) -> L | None:
+        """`__enter__` is called: the owner made for this statement, if `__exit__` was looked up by one."""
+        owner = self._owners.pop(_thread.get_ident(), None)
+        return None if owner is None else owner()
 
 
 class Face:
@@ -264,7 +292,7 @@ class Face:
     def _reach(self) -> Slot:
         """The slot in this process's engine, made when first used here."""
         self._check()
-        if self._closed:
+        if self._is_closed():
             raise ElectorClosed(f"the elector of {self._spec.election!r} is closed")
         for engine, slot in list(self._slots.items()):
             if engine.pid != os.getpid() and slot.newest is not None and slot.newest.open:
@@ -277,6 +305,9 @@ class Face:
             return existing
         made = Slot(engine, self._address, self._spec)
         kept = self._slots.setdefault(engine, made)  # atomic: two threads get one slot
+        if self._is_closed():  # by a signal or another thread, since it was looked at: that close found no slot
+            engine.post(kept.close)
+            raise ElectorClosed(f"the elector of {self._spec.election!r} is closed")
         if kept is made:
             weakref.finalize(self, _let_go, made).atexit = False
             if self._spec.ttl < SHORT_TTL:
@@ -287,6 +318,9 @@ class Face:
                     SHORT_TTL,
                 )
         return kept
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _existing(self) -> Slot | None:
         """The slot, if this process has used the elector and the engine lives."""

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 
 from coordkit import clock
 from coordkit.backends.contract import Journal
+from coordkit.errors import ConfigError
 
 
 class NoJournal:
@@ -38,13 +40,14 @@ class NoJournal:
 class FileJournal:
     """Appends to one file; writes never block on a lock of this process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, complain: Callable[[str], object] = lambda _: None) -> None:
+        self._complain = complain
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._boot_id = clock.boot_id()
         self._offset = clock.boottime_offset(os.getpid())
 
     def write(self, event: str, /, **fields: object) -> None:
-        """Append one line, whole or not at all."""
+        """Append one line. A line that cannot be written is complained of, and missed by the checker."""
         record = {
             "event": event,
             "pid": os.getpid(),
@@ -53,7 +56,14 @@ class FileJournal:
             "boot_id": self._boot_id,
             **{name: self._on_host_axis(name, value) for name, value in fields.items()},
         }
-        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+        except OSError as error:  # a full disk ends the record, never a term
+            self._complain(f"the journal misses a line: {error}")
+            return
+        if written != len(line):
+            self._complain("the journal has half a line: no space is left")
 
     def _on_host_axis(self, name: str, value: object) -> object:
         if name in ("sent", "deadline", "at") and isinstance(value, float):
@@ -61,7 +71,12 @@ class FileJournal:
         return value
 
 
-def journal_from_environment() -> Journal:
-    """The journal that COORDKIT_JOURNAL asks for."""
+def journal_from_environment(complain: Callable[[str], object] = lambda _: None) -> Journal:
+    """The journal that COORDKIT_JOURNAL asks for; `ConfigError` if it cannot be opened."""
     path = os.environ.get("COORDKIT_JOURNAL")
-    return FileJournal(path) if path else NoJournal()
+    if not path:
+        return NoJournal()
+    try:
+        return FileJournal(path, complain)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"COORDKIT_JOURNAL: {error}") from error

@@ -7,6 +7,7 @@ held. So the engine only puts records on a queue; a thread of their own hands th
 from __future__ import annotations
 
 import logging
+import traceback
 from queue import Empty, SimpleQueue
 
 from coordkit import threads
@@ -20,7 +21,7 @@ class QueuedLog:
     """Puts records on a queue; the first one starts the thread that handles them."""
 
     def __init__(self) -> None:
-        self._records: SimpleQueue[_Record | SimpleQueue[None]] = SimpleQueue()
+        self._records: SimpleQueue[_Record | threads.Mailbox[None]] = SimpleQueue()
         self._unstarted = [None]  # popped once, by whoever logs first: list.pop is atomic
 
     def info(self, message: str, *values: object) -> None:
@@ -34,9 +35,10 @@ class QueuedLog:
 
     def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds until all records put so far are handled."""
-        if self._unstarted:
+        if self._unstarted:  # no thread: at the exit of the interpreter none can be started
+            self._handle_waiting()
             return
-        handled: SimpleQueue[None] = SimpleQueue()
+        handled: threads.Mailbox[None] = threads.Mailbox()
         self._records.put(handled)
         try:
             handled.get(timeout=timeout)
@@ -49,12 +51,28 @@ class QueuedLog:
             self._unstarted.pop()
         except IndexError:
             return
-        threads.start(self._handle)
+        try:
+            threads.start(self._handle)
+        except RuntimeError:  # Python refuses new threads while it exits: `flush` handles what waits
+            self._unstarted.append(None)
 
     def _handle(self) -> None:
         while True:
-            match self._records.get():
-                case (level, message, values):
+            self._one(self._records.get())
+
+    def _handle_waiting(self) -> None:
+        try:
+            while True:
+                self._one(self._records.get_nowait())
+        except Empty:
+            return
+
+    def _one(self, record: _Record | threads.Mailbox[None]) -> None:
+        match record:
+            case (level, message, values):
+                try:
                     logger.log(level, message, *values)
-                case handled:
-                    handled.put(None)
+                except Exception:  # noqa: BLE001 - a filter or handler of the application's: the next record counts
+                    traceback.print_exc()
+            case handled:
+                handled.put(None)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from coordkit.backends.contract import Host
-from coordkit.errors import BackendError, CoordkitError, ElectorClosed, OutcomeUnknown, Unavailable
+from coordkit.errors import BackendError, CoordkitError, ElectorClosed, Misconfigured, OutcomeUnknown, Unavailable
 from coordkit.lease import waited_for
 from coordkit.model import LeaderInfo
 from coordkit.session import Keeper, bounded
@@ -69,6 +69,9 @@ class Observation:
                     self._host.log.warning("observing %r: %r", self._election, error)
             except BackendError as error:
                 self._fail(error)
+                return
+            except Exception as error:  # noqa: BLE001 - a fault of the adapter: whoever waits is told
+                self._fail(Misconfigured(f"observing failed: {error!r}", operation="observe"))
                 return
             await asyncio.sleep(self._host.chance.uniform(0, self._ttl / 3))
 

@@ -63,10 +63,18 @@ class Keeper:
     Lives on the host's loop; only `end_all` may be called from another thread.
     """
 
-    def __init__(self, host: Host, backend: Backend, *, on_unused: Callable[[Keeper], object]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        backend: Backend,
+        *,
+        on_unused: Callable[[Keeper], object],
+        on_closed: Callable[[Keeper], object] = lambda _: None,
+    ) -> None:
         self.host = host
         self.backend = backend
-        self._on_unused = on_unused
+        self._on_unused = on_unused  # the last user has parted
+        self._on_closed = on_closed  # and all that it left is released, or given up
         self._users: dict[object, Callable[[], None]] = {}  # how to close each of them, at exit
         self._opened = False
         self._opening: asyncio.Task[BackendError | None] | None = None
@@ -87,7 +95,13 @@ class Keeper:
             return
         if self._opening is None:
             self._opening = self.host.spawn(self._open(), "open")
-        error = await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            error = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and not _being_cancelled():
+                raise Unavailable("the session is being closed", operation="open") from None
+            raise
         if error is not None:
             raise type(error)(str(error), backend=error.backend, operation=error.operation) from error
 
@@ -102,8 +116,12 @@ class Keeper:
     async def _open(self) -> BackendError | None:
         try:
             await bounded(self.backend.open(), OPEN_SECONDS, "open")
+        except OutcomeUnknown as error:  # opening changes nothing in the store
+            return Unavailable(str(error), backend=error.backend, operation="open")
         except BackendError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - a fault of the adapter: all who wait are told, each by its own
+            return Misconfigured(f"the backend could not be opened: {error!r}", operation="open")
         else:
             self._opened = True
             return None
@@ -123,6 +141,12 @@ class Keeper:
         return self.host.spawn(self._close(), "close")
 
     async def _close(self) -> None:
+        try:
+            await self._let_go()
+        finally:
+            self._on_closed(self)
+
+    async def _let_go(self) -> None:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.finish()
@@ -178,7 +202,7 @@ class Keeper:
             return end
         if holding.watch is not None:
             holding.watch.cancel()
-        self._record_end(tenure, end)
+        self._guarded(lambda: self._record_end(tenure, end))
         retirement = self.host.spawn(self._retire(tenure, holding.grant.candidacy), "retirement")
         self._retiring[tenure] = (holding.grant.candidacy, retirement)
         self._tell_watchers(tenure)
@@ -210,7 +234,7 @@ class Keeper:
         """Nothing will be renewed any more: every term is lost now, and whoever waits for it is told."""
         for tenure, _ in list(self._held.items()):
             end = tenure.end(TermState.LOST, LossReason.ENGINE_DIED)
-            self._record_end(tenure, end)
+            self._guarded(lambda end=end, tenure=tenure: self._record_end(tenure, end))  # type: ignore[misc]
             self._tell_watchers(tenure)
         self._held.clear()
 
@@ -221,12 +245,21 @@ class Keeper:
             return
         reason = (end.reason or LossReason.EXPIRED).value
         self.host.journal.write("lost", **fields, at=end.at.boot, reason=reason)
-        self.host.log.warning("the term %s is lost: %s", tenure.token, reason)
+        ordered = end.reason in (LossReason.CLOSED, LossReason.INELIGIBLE)  # by the application itself
+        tell = self.host.log.info if ordered else self.host.log.warning
+        tell("the term %s is lost: %s", tenure.token, reason)
 
     def _tell_watchers(self, tenure: Tenure) -> None:
         watchers, tenure.watchers = tenure.watchers, []
         for call in watchers:
+            self._guarded(call)
+
+    def _guarded(self, call: Callable[[], object]) -> None:
+        """One watcher, or the journal, must not keep the end of a term from all others."""
+        try:
             call()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the loops go on
+            self.host.log.error("at the end of a term: %r", error)
 
     async def _watch(self, holding: Holding) -> None:
         while True:
@@ -237,7 +270,7 @@ class Keeper:
                 await asyncio.sleep(holding.tenure.ttl / 3)
                 continue
             holding.suspect = True
-            self._rounds[holding.tenure.ttl].set()
+            self._wake_round(holding.tenure.ttl)
             # One look per hint: the renewal clears `suspect`, or ends the term and with it this task.
             while holding.suspect:
                 await asyncio.sleep(holding.tenure.ttl / 12)
@@ -257,7 +290,10 @@ class Keeper:
                     continue
                 # Those due soon go along, so that the elections of a session come to be renewed together.
                 batch = [each for seconds, each in due if each.suspect or seconds <= ttl / 12]
-                if not await self._renew(batch, ttl):
+                certain = await self._renew(batch, ttl)
+                # Where an answer was unknown, or moved nothing: not at once again.
+                now = clock.now()
+                if not certain or any(renewal_due(each.tenure.promise, ttl, now) <= 0 for each in batch):
                     await asyncio.sleep(self.host.chance.uniform(ttl / 48, ttl / 12))
         finally:
             self._rounds.pop(ttl, None)
@@ -268,22 +304,28 @@ class Keeper:
         left = max(each.tenure.promise.remaining(now) for each in batch)  # an answer too late for one is ignored
         answers: list[Renewed | Lost | Unknown]
         try:
-            async with asyncio.timeout(call_budget(ttl, left)):
-                answers = list(await self.backend.renew([each.grant for each in batch]))
+            call = self.backend.renew([each.grant for each in batch])
+            answers = list(await bounded(call, call_budget(ttl, left), "renew"))
+            if len(answers) != len(batch):
+                raise OutcomeUnknown(f"{len(answers)} answers to {len(batch)} renewals", operation="renew")
         except Exception as error:  # noqa: BLE001 - a timeout, a failure, or a fault of the adapter: nothing was learnt
             answers = [Unknown(error)] * len(batch)
-        certain = True
         for holding, answer in zip(batch, answers, strict=True):
             holding.suspect = False
-            match answer:
-                case Renewed():
-                    self._extend(holding.tenure, answer)
-                case Lost():
-                    self._revoke(holding.tenure, answer)
-                case Unknown():
-                    certain = False
-                    self._endanger(holding.tenure, f"a renewal failed: {answer.cause!r}")
-        return certain
+            try:
+                self._apply(holding.tenure, answer)
+            except Exception as error:  # noqa: BLE001 - one term's trouble must not keep the others from their answers
+                self.host.log.error("a renewal of %s was not applied: %r", holding.tenure.token, error)
+        return not any(isinstance(answer, Unknown) for answer in answers)
+
+    def _apply(self, tenure: Tenure, answer: Renewed | Lost | Unknown) -> None:
+        match answer:
+            case Renewed():
+                self._extend(tenure, answer)
+            case Lost():
+                self._revoke(tenure, answer)
+            case Unknown():
+                self._endanger(tenure, f"a renewal failed: {answer.cause!r}")
 
     def _extend(self, tenure: Tenure, renewed: Renewed) -> None:
         sent, span = renewed.promise.sent.boot, renewed.promise.span
@@ -338,7 +380,7 @@ class Keeper:
                 interrupted = await _until(self._sooner, nap)
                 lag = 0.0 if interrupted else held_for(now, clock.now()) - nap
                 for tenure, holding in list(self._held.items()):
-                    holding.look_after()
+                    self._guarded(holding.look_after)
                     if self.settle(tenure) is None and lag > lag_limit(tenure.ttl):
                         self._endanger(tenure, f"the engine ran {lag:.3f} s late")
                         self._renew_soon(tenure)
@@ -347,8 +389,13 @@ class Keeper:
 
     def _renew_soon(self, tenure: Tenure) -> None:
         # A late engine has lost time that others count: make it up, and so leave jeopardy by an answer.
-        self._held[tenure].suspect = True
-        self._rounds[tenure.ttl].set()
+        if (holding := self._held.get(tenure)) is not None:
+            holding.suspect = True
+            self._wake_round(tenure.ttl)
+
+    def _wake_round(self, ttl: float) -> None:
+        if (wake := self._rounds.get(ttl)) is not None:
+            wake.set()
 
     def _loop(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self.host.spawn(work, name)
@@ -432,6 +479,16 @@ async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
         if scope.expired():
             raise OutcomeUnknown(f"no answer to {operation} within {seconds:.3g} s", operation=operation) from error
         raise
+    except asyncio.CancelledError as error:
+        if _being_cancelled():
+            raise
+        # The client cancelled its own call, as some do when their connection is closed: no news, nobody's order.
+        raise OutcomeUnknown(f"the client gave up {operation}", operation=operation) from error
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _until(event: asyncio.Event, seconds: float) -> bool:

@@ -23,6 +23,8 @@ from coordkit.model import CandidateInfo, Guarantees, LeaderInfo
 
 T = TypeVar("T")
 
+LOOK_SECONDS = 5.0  # at the latest after so long an observer looks again, whatever hint was lost
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from coordkit.backends.contract import (
+    LOOK_SECONDS,
     Backend,
     Behind,
     Candidacy,
@@ -251,7 +252,8 @@ class MemoryBackend:
             yield
             rows = await looked(self._link, lambda: self._store.rows(election))
             try:
-                async with asyncio.timeout(self._store.seconds_left(rows[0]) if rows else None):
+                due = self._store.seconds_left(rows[0]) if rows else LOOK_SECONDS
+                async with asyncio.timeout(min(due, LOOK_SECONDS)):
                     await listener.moved.wait()
             except TimeoutError:
                 continue

@@ -141,7 +141,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._busy = False
         super().call_soon(self.stop)
         self.run_forever()
-        now = self.time()
+        now = self._virtual.now().mono
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)
 
@@ -206,6 +206,10 @@ class Process:
             self.use(MemoryBackend(self.world.store, self.link, self, self.world.drift))
         assert self._keeper is not None
         return self._keeper
+
+    def faults_of_the_core(self) -> list[object]:
+        """Failures of tasks that nobody awaits, and what was logged as an error. None is expected."""
+        return [*self.failures, *(line for line in self.logged if line[1] == "error")]
 
     def use(self, backend: Backend) -> None:
         """Make its session one with this backend."""

@@ -9,18 +9,15 @@ import sys
 from types import FrameType
 
 from coordkit import LeaderElector, LeadershipLost
-from coordkit.clock import host_boottime
 from tests.support.children import say
+from tests.support.witness import Witness
 
 
 def lead_again_and_again(url: str, election: str, ttl: str, seed: str, witness: str) -> None:
-    """Until SIGTERM. `witness`: a file of (token, reading) for every `ensure` that returned.
-
-    The reading is taken before the check, so it is never later than the moment for which the check spoke.
-    """
+    """Until SIGTERM. `witness`: where it writes down when it was told that it leads."""
     chance = random.Random(int(seed))
     elector = LeaderElector(url, election, ttl=float(ttl))
-    file = os.open(witness, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    seen = Witness(witness)
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         elector.close()
@@ -34,9 +31,7 @@ def lead_again_and_again(url: str, election: str, ttl: str, seed: str, witness: 
                 say("leads", os.getpid(), int(term.token))
                 rest = chance.uniform(0.05, 0.3)
                 while term.valid and rest > 0:
-                    now = host_boottime()
-                    term.ensure()
-                    os.write(file, f"{int(term.token)} {now!r}\n".encode())
+                    seen.sees(term)
                     nap = min(rest, 0.02)
                     rest -= nap
                     term.wait_ended(nap)

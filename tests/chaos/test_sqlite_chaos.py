@@ -13,13 +13,11 @@ import heapq
 import json
 import os
 import random
-import re
 import select
 import signal
 import subprocess
 import sys
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -27,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from coordkit.audit import Fate, Report, judge, parse
+from tests.support import witness
 from tests.support.children import ROOT
 
 PROCESSES = 8
@@ -180,16 +179,4 @@ def test_no_two_leaders_under_kills_and_pauses(tmp_path: Path) -> None:
     assert felled(report) >= FELLED
     assert codes == [0] * PROCESSES
     assert "Traceback" not in run.complaints(), run.complaints()
-    check_witness(run.witness, report)
-
-
-def check_witness(witness: Path, report: Report) -> None:
-    """Each time a candidate was told that it leads, its term stood by the journal, and no newer one had begun."""
-    lines = re.findall(r"^(\d+) (\d+\.\d+)$", witness.read_text(encoding="ascii"), re.MULTILINE)
-    told = [(float(reading), int(token)) for token, reading in lines]
-    spans = {span.token: span for span in report.spans}
-    starts = [span.since for span in report.spans]
-    assert len({token for _, token in told}) >= TERMS / 2
-    for reading, token in told:
-        assert spans[token].since <= reading <= spans[token].until
-        assert report.spans[bisect_right(starts, reading) - 1].token == token
+    assert len(witness.check(run.witness, report)) > TERMS / 2

@@ -86,8 +86,8 @@ def scene(*, ttl: float, names: str = "ab", rate: float | None = 1.0, **world: A
     """A world whose clocks are right, unless it is said how wrong they are."""
     with World(1, **{"store_rate": 1.0, **world}) as made:
         yield Scene(made, ttl, names, rate)
-        failures = [failure for process in made.processes for failure in process.failures]
-        must(not failures, f"no task of the core fails: {failures}")
+        failures = [failure for process in made.processes for failure in process.faults_of_the_core()]
+        must(not failures, f"nothing in the core fails: {failures}")
 
 
 def followed_safely(it: Scene, first: Tenure, second: VirtualElector) -> None:
@@ -184,6 +184,24 @@ def a_loss_is_told_when_nothing_answers() -> None:
         it.world.run(3.0)
         must(bool(told) and told[0] < 2.95, "the loss is told at the deadline, without any answer")
         must(first.state() == (TermState.LOST, LossReason.EXPIRED), "an unanswered term expires")
+
+
+@schedule
+def an_engine_that_runs_late_says_so() -> None:
+    with scene(ttl=3.0, names="a") as it:
+        a = it.electors[0]
+        first = it.lead(a)
+        it.world.run(1.1)
+        a.process.stall()
+        it.world.run(0.9)
+        a.process.faults.lose_replies()
+        a.process.resume()
+        it.world.run(0.3)
+        must(first.state()[0] is TermState.JEOPARDY, "an engine that runs late by more than ttl/10 is jeopardy")
+        reasons = [str(record["detail"]) for record in it.world.records if record["event"] == "jeopardy"]
+        must(len(reasons) == 1 and "late" in reasons[0], f"and that is the reason told: {reasons}")
+        it.world.run(2.0)
+        must(first.state()[0] is TermState.LEADING, "until a renewal has come through")
 
 
 # -- rule 4: unknown is an answer ------------------------------------------------------------------------
@@ -351,6 +369,21 @@ def an_unknown_create_is_cleaned_up() -> None:
         campaign.cancel()
         won = it.campaign(b)
         it.within(2.0, won.done, "an entry that may have been made is removed when its campaign is given up")
+
+
+@schedule
+def a_create_that_arrives_after_its_clean_up_blocks_no_longer_than_its_lease() -> None:
+    with scene(ttl=6.0) as it:
+        a, b = it.electors
+        a.process.faults.spare_requests()  # to open
+        a.process.faults.delay_requests(3.0)
+        campaign = it.campaign(a)
+        it.world.run(0.5)
+        campaign.cancel()
+        it.world.run(2.6)
+        must(len(it.entries()) == 1, "it came when everything was cleaned up")
+        won = it.campaign(b)
+        it.within(6.1, won.done, "an entry that nobody keeps is over with its lease")
 
 
 @schedule

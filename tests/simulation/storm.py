@@ -155,7 +155,7 @@ class Storm:
             for election in self.elections:
                 self.run.wrong += [f"{row.candidate.id} is left in {election}" for row in world.store.rows(election)]
             for process in world.processes:
-                self.run.wrong += [f"a task of {process.name} failed: {failure!r}" for failure in process.failures]
+                self.run.wrong += [f"in {process.name}: {failure!r}" for failure in process.faults_of_the_core()]
         return self.run
 
     def _extreme(self) -> float | None:

@@ -475,7 +475,7 @@ MUTANTS = (
         "8",
         "a renewal has no timeout",
         "a_renewal_without_an_answer_is_repeated",
-        ("session.py", "asyncio.timeout(call_budget(ttl, left))", "asyncio.timeout(None)"),
+        ("session.py", 'await bounded(call, call_budget(ttl, left), "renew")', "await call"),
     ),
     mutant(
         "8",
@@ -519,6 +519,13 @@ MUTANTS = (
 """,
             "",
         ),
+    ),
+    # the engine measures itself
+    mutant(
+        "engine",
+        "lag is not looked at",
+        "an_engine_that_runs_late_says_so",
+        ("session.py", " and lag > lag_limit(tenure.ttl):", " and lag > tenure.ttl:"),
     ),
     # SQLite: the embedded backend's own
     mutant(
@@ -604,7 +611,7 @@ def test_an_unpatched_copy_keeps_every_promise(copy: Path) -> None:
 
 
 def test_every_rule_has_a_mutant() -> None:
-    assert {mutant.rule for mutant in MUTANTS} == {"1", "2", "4", "5", "6", "7", "8", "9", "10", "SQLite"}
+    assert {mutant.rule for mutant in MUTANTS} == {"1", "2", "4", "5", "6", "7", "8", "9", "10", "engine", "SQLite"}
     assert {mutant.schedule for mutant in MUTANTS} <= set(SCHEDULES)
 
 

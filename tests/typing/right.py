@@ -100,6 +100,17 @@ async def the_async_face() -> None:
     await elector.close(timeout=1.0)
 
 
+def a_block_swallows_nothing(elector: LeaderElector) -> int:
+    """So what stands after it need not return."""
+    with elector.lead() as term:
+        return term.token.value
+
+
+async def an_async_block_swallows_nothing(elector: AsyncLeaderElector) -> int:
+    async with elector as term, term:
+        return term.token.value
+
+
 def a_term(term: Term) -> None:
     assert_type(term.election, str)
     assert_type(term.candidate, CandidateInfo)
@@ -148,11 +159,15 @@ def tokens(term: Term, other: FencingToken) -> None:
 async def policies(term: Term, later: AsyncTerm) -> None:
     assert_type(retry.within(5.0)(write, "row", token=term.token), int)
     assert_type(retry.while_leading(term, min_remaining=1.0)(write, "row", token=term.token), int)
-    assert_type(await retry.within_async(5.0)(write_later, "row"), int)
-    assert_type(await retry.while_leading_async(later)(write_later, "row"), int)
     for attempt in retry.while_leading(term):
         with attempt:
             write("row", token=term.token)
+    async for attempt in retry.while_leading_async(later, min_remaining=1.0):
+        with attempt:
+            assert_type(await write_later("row"), int)
+    async for attempt in retry.within_async(5.0):
+        with attempt:
+            assert_type(await write_later("row"), int)
 
 
 def errors(elector: LeaderElector) -> None:

@@ -1,9 +1,10 @@
-"""Misuse that type checkers must find: each line is an error to both, unless it names only one.
+"""Misuse that type checkers must find: each line that is ignored here is an error to mypy and to pyright.
 
-The rule: this module is checked, never run. An error that is no longer found is reported as an ignore without use.
+The rule: this module is checked, never run. An error that one of them no longer finds is reported as an ignore
+without use, by mypy with its code, by pyright for the line.
 """
-# pyright: reportUnnecessaryTypeIgnoreComment=true, enableTypeIgnoreComments=false, reportUnusedCoroutine=true
-# pyright: reportUnusedExpression=false
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true, reportUnnecessaryComparison=true, reportUnusedExpression=false
 
 from __future__ import annotations
 
@@ -38,20 +39,20 @@ class Gate:
 
 
 def making() -> None:
-    LeaderElector(URL, "e", ttl="10")
-    LeaderElector(URL, "e", 10.0)
-    LeaderElector(URL)
-    LeaderElector(5, "e")
-    LeaderElector(URL, "e", eligible=True)
-    LeaderElector(URL, "e", eligible=lambda: "yes")
-    LeaderElector(URL, "e", fences=[Turnstile()])
-    LeaderElector(URL, "e", fences=[Gate()])
-    LeaderElector(URL, "e", fences=Turnstile())
-    LeaderElector(URL, "e", metadata=None)
-    LeaderElector(URL, "e", tll=10.0)
-    AsyncLeaderElector(URL, "e", eligible=eligible_later)
-    Session()
-    fence: Fence = Turnstile()
+    LeaderElector(URL, "e", ttl="10")  # type: ignore[arg-type]
+    LeaderElector(URL, "e", 10.0)  # type: ignore[call-arg]
+    LeaderElector(URL)  # type: ignore[call-arg]
+    LeaderElector(5, "e")  # type: ignore[arg-type]
+    LeaderElector(URL, "e", eligible=True)  # type: ignore[arg-type]
+    LeaderElector(URL, "e", eligible=lambda: "yes")  # type: ignore[arg-type, return-value]
+    LeaderElector(URL, "e", fences=[Turnstile()])  # type: ignore[list-item]
+    LeaderElector(URL, "e", fences=[Gate()])  # type: ignore[list-item]
+    LeaderElector(URL, "e", fences=Turnstile())  # type: ignore[arg-type]
+    LeaderElector(URL, "e", metadata=None)  # type: ignore[arg-type]
+    LeaderElector(URL, "e", tll=10.0)  # type: ignore[call-arg]
+    AsyncLeaderElector(URL, "e", eligible=eligible_later)  # type: ignore[arg-type]
+    Session()  # type: ignore[call-arg]
+    fence: Fence = Turnstile()  # type: ignore[assignment]
     print(fence)
 
 
@@ -60,24 +61,24 @@ async def eligible_later() -> bool:
 
 
 def using(elector: LeaderElector) -> None:
-    elector.lead(5.0)
-    elector.campaign("soon")
-    elector.try_campaign().token
-    elector.term.ensure()
-    elector.leader().token
-    elector.run(lambda: 5)
-    elector.run(5)
-    elector.observe().token
-    elector.term = None
+    elector.lead(5.0)  # type: ignore[call-arg]
+    elector.campaign("soon")  # type: ignore[call-arg, arg-type]
+    print(elector.try_campaign().token)  # type: ignore[union-attr]
+    elector.term.ensure()  # type: ignore[union-attr]
+    print(elector.leader().token)  # type: ignore[union-attr]
+    elector.run(lambda: 5)  # type: ignore[misc, arg-type]
+    elector.run(5)  # type: ignore[arg-type]
+    print(elector.observe().token)  # type: ignore[attr-defined]
+    elector.term = None  # type: ignore[misc]
     with elector.lead() as term:
-        term.token = FencingToken("e", 1)
-        term.valid()
-        term.on_lost(lambda: None)
-        term.on_lost(takes_a_number)
-        term.proclaim(5)
-        term.ensure("2")
-        term.state == "leading"
-    number: int = elector.run(lambda term: "text")
+        term.token = FencingToken("e", 1)  # type: ignore[misc]
+        term.valid()  # type: ignore[operator]
+        term.on_lost(lambda: None)  # type: ignore[misc, arg-type]
+        term.on_lost(takes_a_number)  # type: ignore[arg-type]
+        term.proclaim(5)  # type: ignore[arg-type]
+        term.ensure("2")  # type: ignore[arg-type]
+        print(term.state == "leading")  # type: ignore[comparison-overlap]
+    number: int = elector.run(lambda term: "text")  # type: ignore[assignment]
     print(number)
 
 
@@ -86,21 +87,21 @@ def takes_a_number(number: int) -> None:
 
 
 async def waiting(elector: AsyncLeaderElector) -> None:
-    elector.campaign().token
-    elector.campaign()
-    with elector.lead() as term:
+    print(elector.campaign().token)  # type: ignore[attr-defined]
+    elector.campaign()  # type: ignore[unused-coroutine]
+    with elector.lead() as term:  # type: ignore[attr-defined]
         print(term)
-    with elector as term:
+    with elector as term:  # type: ignore[attr-defined]
         print(term)
-    async with LeaderElector(URL, "e").lead() as term:
+    async with LeaderElector(URL, "e").lead() as term:  # type: ignore[attr-defined]
         print(term)
-    for state in elector.observe():
+    for state in elector.observe():  # type: ignore[attr-defined]
         print(state)
     async with elector.lead() as term:
-        term.resign()
-        term.confirm().valid
-    await elector.run(in_no_time)
-    sync: Term = await elector.campaign()
+        term.resign()  # type: ignore[unused-coroutine]
+        print(term.confirm().valid)  # type: ignore[attr-defined]
+    await elector.run(in_no_time)  # type: ignore[arg-type]
+    sync: Term = await elector.campaign()  # type: ignore[assignment]
     print(sync)
 
 
@@ -109,12 +110,11 @@ def in_no_time(term: AsyncTerm) -> int:
 
 
 def values(token: FencingToken, candidate: CandidateInfo) -> None:
-    token.value = 5
-    candidate.label = "other"
-    FencingToken("e", "1")
-    FencingToken("e")
-    token < 5
-    token + 1
-    TermState.LEADER
-    reason: LossReason = "expired"
+    token.value = 5  # type: ignore[misc]
+    candidate.label = "other"  # type: ignore[misc]
+    FencingToken("e", "1")  # type: ignore[arg-type]
+    FencingToken("e")  # type: ignore[call-arg]
+    token + 1  # type: ignore[operator]
+    print(TermState.LEADER)  # type: ignore[attr-defined]
+    reason: LossReason = "expired"  # type: ignore[assignment]
     print(reason)

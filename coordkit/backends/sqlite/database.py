@@ -119,7 +119,7 @@ class Job(Generic[T]):
 class Pause:
     """Close the connection, say so, and wait until a fork is over."""
 
-    closed: SimpleQueue[None] = field(default_factory=SimpleQueue)
+    closed: threads.Mailbox[None] = field(default_factory=threads.Mailbox)
     over: SimpleQueue[None] = field(default_factory=SimpleQueue)
     cancelled: bool = False
 
