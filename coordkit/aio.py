@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from coordkit.campaign import Patience
@@ -317,6 +317,8 @@ class _Leaving:
     ) -> Callable[..., Coroutine[Any, Any, None]]:
         if elector is None:
             return _leave_by_hand
+        if elector._entered is not None:  # entered by hand, and so it is left
+            return MethodType(_leave_by_hand, elector)
         return elector._entering.begin(_AsyncLead(elector, None)).__aexit__
 
 

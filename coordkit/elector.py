@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import Empty
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import NoReturn, Self, TypeVar, overload
 
 from coordkit import threads
@@ -277,6 +277,8 @@ class _Leaving:
     def __get__(self, elector: LeaderElector | None, kind: type[LeaderElector]) -> Callable[..., None]:
         if elector is None:
             return _leave_by_hand
+        if elector._entered is not None:  # entered by hand, and so it is left
+            return MethodType(_leave_by_hand, elector)
         return elector._entering.begin(_Lead(elector, None)).__exit__
 
 

@@ -175,12 +175,13 @@ class Engine:
         waiter: asyncio.Future[T] = loop.create_future()
 
         def settle(value: T, error: BaseException | None) -> None:
-            if waiter.done():
+            try:
+                if error is None:
+                    waiter.set_result(value)
+                else:
+                    waiter.set_exception(error)
+            except asyncio.InvalidStateError:  # cancelled, perhaps this instant: asyncio.run does it in a signal handler
                 return
-            if error is None:
-                waiter.set_result(value)
-            else:
-                waiter.set_exception(error)
 
         def deliver(value: T, error: BaseException | None) -> None:
             try:

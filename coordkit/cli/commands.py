@@ -1,4 +1,4 @@
-"""The group of commands. Each command's module is imported when it is used, or listed by `--help`.
+"""The commands. Each command's module is imported when it is used, or listed by `--help`.
 
 The rule: one place turns exceptions into exit codes, and that is here.
 """
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import click
 
 from coordkit import __version__
-from coordkit.cli import INTERRUPTED
 from coordkit.cli.options import USAGE, Failure, failure, say
 from coordkit.errors import CoordkitError
+
+INTERRUPTED = 130  # as a shell counts a Ctrl-C
 
 COMMANDS = {
     "run": "coordkit.cli.run:run",

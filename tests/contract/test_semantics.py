@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from coordkit import (
+    AsyncLeaderElector,
     CampaignTimeout,
     CandidateInfo,
     ConfigError,
@@ -116,6 +117,52 @@ async def test_leaving_a_block_does_not_close_the_elector(bench: Bench) -> None:
         async with bench.block(block) as term:
             tokens.append(term.token)
     assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("how", ["with", "by hand", "stack"])
+def test_an_elector_is_entered_and_left_in_every_way_that_python_has(store: Store, how: str) -> None:
+    """`__enter__` and `__exit__` are those of any context manager: called by a statement, by hand or by a stack."""
+    elector = LeaderElector(store.url, "e")
+    for _ in range(2):
+        if how == "with":
+            with elector as term:
+                assert term.valid
+        elif how == "by hand":
+            term = elector.__enter__()
+            assert term.valid
+            elector.__exit__(None, None, None)
+        else:
+            with contextlib.ExitStack() as stack:
+                term = stack.enter_context(elector)
+                assert term.valid
+        assert term.state is TermState.RESIGNED
+        assert store.entries("e") == []
+    elector.close()
+
+
+@pytest.mark.parametrize("how", ["with", "by hand", "stack"])
+def test_an_async_elector_is_entered_and_left_in_every_way_that_python_has(store: Store, how: str) -> None:
+    """`__aenter__` and `__aexit__` are those of any async context manager."""
+
+    async def main() -> None:
+        elector = AsyncLeaderElector(store.url, "e")
+        for _ in range(2):
+            if how == "with":
+                async with elector as term:
+                    assert term.valid
+            elif how == "by hand":
+                term = await elector.__aenter__()
+                assert term.valid
+                await elector.__aexit__(None, None, None)
+            else:
+                async with contextlib.AsyncExitStack() as stack:
+                    term = await stack.enter_async_context(elector)
+                    assert term.valid
+            assert term.state is TermState.RESIGNED
+            assert store.entries("e") == []
+        await elector.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", [Stop, KeyboardInterrupt, SystemExit])

@@ -334,6 +334,23 @@ def test_other_signals_are_forwarded_and_end_nothing(place: Place) -> None:
     assert process.poll() is None
 
 
+@pytest.mark.parametrize("ignored", ["CHLD", "HUP"])
+def test_what_our_parent_ignores_does_not_deceive_us(place: Place, ignored: str) -> None:
+    """A parent may ignore SIGCHLD, so that the kernel reaps its children; nohup ignores SIGHUP, and means it."""
+    command = "kill -HUP $PPID; sleep 0.3; exit 3" if ignored == "HUP" else "exit 3"  # forwarded, HUP would end it
+    ignore = f"import os, signal, sys; signal.signal(signal.SIG{ignored}, signal.SIG_IGN); os.execv(sys.executable, %r)"
+    line = [sys.executable, "-m", "coordkit", "run", ELECTION, "--", "sh", "-c", command]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ignore % line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=place.environment(),
+    )
+    place.started.append(process)
+    assert finish(process) == (3, "", "")
+
+
 def test_ctrl_z_stops_both_and_fg_continues_both(place: Place) -> None:
     process = place.run("--ttl", "30")
     command = place.first_beat(process).pid
