@@ -14,14 +14,16 @@ DIST := dist
 
 # Interpreters to choose from, best first; `make PYTHONS=/path/to/python3 …` chooses another.
 PYTHONS := python3.13 python3.12 python3.11 python3 /usr/bin/python3
-# More arguments for every pytest run, such as PYTEST_ARGS='-n 2' or PYTEST_ARGS='-k lease'.
+# More arguments for every pytest run, such as PYTEST_ARGS='-k lease'.
 PYTEST_ARGS ?=
+# Most tests wait more than they work.
+WORKERS ?= -n 2
 SIMULATE_SECONDS ?= 300
 
 # A run of a part of the tests cannot fill the table.
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
 
-PYTEST := $(PYTHON) -m pytest $(PYTEST_ARGS)
+PYTEST := $(PYTHON) -m pytest $(WORKERS) $(PYTEST_ARGS)
 # Coverage is measured on these; the other directories of tests/ run without it.
 MEASURED := tests/unit tests/contract tests/simulation
 
@@ -90,7 +92,7 @@ unit: $(READY)  ## the fast tests alone
 measured: $(READY)
 	@mkdir -p .cache/coverage $(REPORTS)
 	$(PYTHON) -m coverage erase
-	$(PYTHON) -m coverage run -m pytest $(PYTEST_ARGS) --junit-xml=$(REPORTS)/measured.xml $(MEASURED)
+	$(PYTHON) -m coverage run -m pytest $(WORKERS) $(PYTEST_ARGS) --junit-xml=$(REPORTS)/measured.xml $(MEASURED)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
 

@@ -2,7 +2,7 @@
 
 from coordkit import fencing, retry
 from coordkit.aio import AsyncLeaderElector, AsyncTerm
-from coordkit.elector import LeaderElector, Session, Term
+from coordkit.elector import LeaderElector, Term
 from coordkit.errors import (
     BackendError,
     BackendNotInstalled,
@@ -28,6 +28,7 @@ from coordkit.model import (
     LossReason,
     TermState,
 )
+from coordkit.shared import Session
 
 __version__ = "0.1.0"
 

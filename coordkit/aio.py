@@ -19,7 +19,6 @@ from types import MethodType, TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from coordkit.campaign import Patience
-from coordkit.elector import Session
 from coordkit.engine import EngineDied
 from coordkit.errors import ForkedProcessError, LeadershipLost
 from coordkit.face import (
@@ -37,6 +36,7 @@ from coordkit.face import (
 )
 from coordkit.lease import call_budget
 from coordkit.model import CandidateInfo, Fence, LeaderInfo, LossReason, TermState, check_metadata, check_seconds
+from coordkit.shared import Session
 from coordkit.term import Tenure
 
 R = TypeVar("R")

@@ -180,7 +180,7 @@ class Engine:
                     waiter.set_result(value)
                 else:
                     waiter.set_exception(error)
-            except asyncio.InvalidStateError:  # cancelled, perhaps this instant: asyncio.run does it in a signal handler
+            except asyncio.InvalidStateError:  # cancelled, perhaps this instant: asyncio.run does so in a handler
                 return
 
         def deliver(value: T, error: BaseException | None) -> None:

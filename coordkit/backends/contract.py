@@ -23,7 +23,7 @@ from coordkit.model import CandidateInfo, Guarantees, LeaderInfo
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 5.0  # at the latest after so long an observer looks again, whatever hint was lost
+OBSERVE_SECONDS = 5.0  # at the latest after so long an observer looks again, whatever hint was lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from coordkit.backends.contract import (
-    LOOK_SECONDS,
+    OBSERVE_SECONDS,
     Backend,
     Behind,
     Candidacy,
@@ -252,8 +252,8 @@ class MemoryBackend:
             yield
             rows = await looked(self._link, lambda: self._store.rows(election))
             try:
-                due = self._store.seconds_left(rows[0]) if rows else LOOK_SECONDS
-                async with asyncio.timeout(min(due, LOOK_SECONDS)):
+                due = self._store.seconds_left(rows[0]) if rows else OBSERVE_SECONDS
+                async with asyncio.timeout(min(due, OBSERVE_SECONDS)):
                     await listener.moved.wait()
             except TimeoutError:
                 continue

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
@@ -571,7 +572,8 @@ def test_a_pause_that_nobody_waits_for_is_skipped(path: Path) -> None:
     thread = FileThread(str(path), lambda _: None)
     pause = Pause(cancelled=True)
     thread._pause(pause)
-    assert pause.closed.empty()
+    with pytest.raises(Empty):
+        pause.closed.get(timeout=0)
 
 
 # --- what an error means -------------------------------------------------------------------------------------

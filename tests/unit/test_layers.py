@@ -176,7 +176,7 @@ LAYERS = (
     ),
     Layer(
         "faces",
-        ("coordkit", "coordkit.face", "coordkit.elector", "coordkit.aio"),
+        ("coordkit", "coordkit.face", "coordkit.shared", "coordkit.elector", "coordkit.aio"),
         below=("core", "ground", "engine", "fencing"),
         reason="the public names; they reach a backend by its URL alone",
     ),

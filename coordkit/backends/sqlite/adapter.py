@@ -22,7 +22,7 @@ from types import NoneType
 from typing import NamedTuple
 
 from coordkit.backends.contract import (
-    LOOK_SECONDS,
+    OBSERVE_SECONDS,
     Backend,
     Behind,
     Candidacy,
@@ -173,9 +173,9 @@ class SQLiteBackend:
             yield
             row = await self.row(election)
             # The end of a lease writes nothing: look again when it is due.
-            due = row.deadline - host_boottime() if row is not None and self.leads(row) else LOOK_SECONDS
+            due = row.deadline - host_boottime() if row is not None and self.leads(row) else OBSERVE_SECONDS
             try:
-                async with asyncio.timeout(min(due, LOOK_SECONDS)):
+                async with asyncio.timeout(min(due, OBSERVE_SECONDS)):
                     await listener.moved.wait()
             except TimeoutError:
                 continue
