@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coordkit.backends.contract import Behind, Candidacy, Confirmed, Grant, Host
 from coordkit.clock import new_candidate_id
@@ -27,7 +27,7 @@ from coordkit.lease import Instant, waited_for
 from coordkit.model import CandidateInfo, Fence, FencingToken, LeaderInfo, LossReason, TermState
 from coordkit.observation import Observation
 from coordkit.retry import by_clock, jitter
-from coordkit.session import Keeper, bounded
+from coordkit.session import Keeper, bounded, uncancelled
 from coordkit.term import Tenure
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class Desk:
         self._entry: Entry | None = None
         self._unanswered = False  # `eligible` was asked and has not come back
         self._following: set[Observation] = set()
+        self._reading: set[asyncio.Task[Any]] = set()
         self._vacated = asyncio.Event()  # set whenever there is no entry any more
         self._contending: asyncio.Task[None] | None = None
         self._cancelled: asyncio.Task[object] | None = None  # the campaign that `close` interrupted
@@ -242,7 +243,7 @@ class Desk:
             step = left if self.spec.eligible is None else min(left, self.spec.ttl / 3)
             try:
                 async with asyncio.timeout(step):
-                    await candidacy.changed()
+                    await uncancelled(candidacy.changed(), "changed")
                     return
             except TimeoutError:
                 if not await self._eligible():
@@ -414,6 +415,8 @@ class Desk:
             self._contending.cancel()
         for observation in list(self._following):
             observation.stop()
+        for task in list(self._reading):
+            task.cancel()
         entry = self._entry
         if entry is not None:
             if entry.task is not None:
@@ -461,20 +464,33 @@ class Desk:
 
     async def leader(self, timeout: float) -> LeaderInfo | None:
         """Who leads, as the store tells it."""
-        self._check_open()
-        return await self._asked(timeout, "leader", lambda: self.keeper.backend.leader(self.spec.election))
+        return await self._read(timeout, "leader", lambda: self.keeper.backend.leader(self.spec.election))
 
     async def candidates(self, timeout: float) -> tuple[CandidateInfo, ...]:
         """The candidates, in queue order where there is a queue."""
-        self._check_open()
         return tuple(
-            await self._asked(timeout, "candidates", lambda: self.keeper.backend.candidates(self.spec.election))
+            await self._read(timeout, "candidates", lambda: self.keeper.backend.candidates(self.spec.election))
         )
+
+    async def _read(self, timeout: float, operation: str, question: Callable[[], Awaitable[T]]) -> T:
+        """As `_asked`, until `close`."""
+        self._check_open()
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading.add(task)
+        try:
+            return await self._asked(timeout, operation, question)
+        except asyncio.CancelledError:
+            if self.closed:
+                raise ElectorClosed(f"the elector of {self.spec.election!r} was closed") from None
+            raise
+        finally:
+            self._reading.discard(task)
 
     async def _asked(self, timeout: float, operation: str, question: Callable[[], Awaitable[T]]) -> T:
         async def once() -> T:
             await self.keeper.opened()
-            return await question()
+            return await uncancelled(question(), operation)
 
         try:
             async with asyncio.timeout(timeout):

@@ -114,11 +114,11 @@ class Engine:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
         self.clock = system_clock()
         self.chance = system_chance()
         self.log: Log = QueuedLog()
         self.journal: Journal = journal_from_environment(self.log.error)
+        self.loop = asyncio.new_event_loop()  # after what may raise: nobody would close it
         self.dead = False
         self.running = False
         self.requests: dict[int, Request[Any]] = {}

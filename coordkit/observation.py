@@ -13,7 +13,7 @@ from coordkit.backends.contract import Host
 from coordkit.errors import BackendError, CoordkitError, ElectorClosed, Misconfigured, OutcomeUnknown, Unavailable
 from coordkit.lease import waited_for
 from coordkit.model import LeaderInfo
-from coordkit.session import Keeper, bounded
+from coordkit.session import Keeper, being_cancelled, bounded
 
 
 class Observation:
@@ -62,7 +62,9 @@ class Observation:
                     seen = await bounded(self._keeper.backend.leader(self._election), self._ttl, "leader")
                     self._publish(seen)
                     warned = None
-            except (Unavailable, OutcomeUnknown) as error:
+            except (Unavailable, OutcomeUnknown, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and being_cancelled():
+                    raise  # else the client cancelled its own call
                 now = self._host.clock.now()
                 if warned is None or waited_for(warned, now) > self._ttl:
                     warned = now

@@ -99,7 +99,7 @@ class Keeper:
         try:
             error = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled() and not _being_cancelled():
+            if opening.cancelled() and not being_cancelled():
                 raise Unavailable("the session is being closed", operation="open") from None
             raise
         if error is not None:
@@ -264,7 +264,7 @@ class Keeper:
     async def _watch(self, holding: Holding) -> None:
         while True:
             try:
-                await holding.grant.candidacy.revoked()
+                await uncancelled(holding.grant.candidacy.revoked(), "revoked")
             except BackendError as error:
                 self.host.log.info("no hints that the term %s is over: %r", holding.tenure.token, error)
                 await asyncio.sleep(holding.tenure.ttl / 3)
@@ -474,19 +474,25 @@ async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
     scope = asyncio.timeout(seconds)
     try:
         async with scope:
-            return await call
+            return await uncancelled(call, operation)
     except TimeoutError as error:
         if scope.expired():
             raise OutcomeUnknown(f"no answer to {operation} within {seconds:.3g} s", operation=operation) from error
         raise
-    except asyncio.CancelledError as error:
-        if _being_cancelled():
+
+
+async def uncancelled(call: Awaitable[T], operation: str) -> T:
+    """Await one call of a backend. That its own client cancels it is no news and nobody's order: `OutcomeUnknown`."""
+    try:
+        return await call
+    except asyncio.CancelledError as error:  # some clients do that when their connection is closed
+        if being_cancelled():
             raise
-        # The client cancelled its own call, as some do when their connection is closed: no news, nobody's order.
         raise OutcomeUnknown(f"the client gave up {operation}", operation=operation) from error
 
 
-def _being_cancelled() -> bool:
+def being_cancelled() -> bool:
+    """Whether somebody has cancelled the task that asks."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -636,7 +636,7 @@ async def test_what_an_earlier_attempt_left_is_removed_though_a_later_one_sent_n
 
     conduct.once("attempt", answer_lost)
     conduct.always("attempt", Unavailable("nothing was sent"))
-    campaign = asyncio.create_task(bench.call(bench.elector(ttl=LONG).campaign, timeout=1.0))
+    campaign = asyncio.create_task(bench.call(bench.elector(ttl=LONG).campaign, timeout=0.5))
     await bench.until(lambda: conduct.calls["attempt"])
     assert len(bench.store.entries("e")) == 1
     with pytest.raises(CampaignTimeout):

@@ -7,6 +7,7 @@ test waits for lines, never for time.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,8 +116,9 @@ class Child:
 
     @property
     def complaints(self) -> str:
-        """What it wrote to stderr, but for the warning of a short ttl, which tests choose."""
-        return "".join(line for line in self.errors.splitlines(keepends=True) if " is short: " not in line)
+        """What it wrote to stderr, but for what a test's short ttl and a busy machine make coordkit say."""
+        lines = self.errors.splitlines(keepends=True)
+        return "".join(line for line in lines if not re.search(r" is short: | is in jeopardy with ", line))
 
     def __enter__(self) -> Self:
         return self
