@@ -161,7 +161,7 @@ class AsyncTerm(OwnedTerm):
 
     async def _give_up(self, error: BaseException | None) -> None:
         tenure, slot = self._tenure, self._ticket.slot
-        release = False
+        release = not self._hold  # what an interrupt leaves standing
         try:
             hold = self._hold_left()
             # Over already, cancelled, exit: the lease keeps the seat for as long as it runs.

@@ -172,7 +172,7 @@ class Term(OwnedTerm):
 
     def _give_up(self, error: BaseException | None) -> None:
         tenure, slot = self._tenure, self._ticket.slot
-        release = False
+        release = not self._hold  # what an interrupt leaves standing
         try:
             hold = self._hold_left()
             # Over already, Ctrl-C, exit: the lease keeps the seat for as long as it runs.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -43,7 +43,6 @@ from coordkit import (
     registry,
     threads,
 )
-from coordkit import elector as sync_face
 from coordkit.backends import memory
 from coordkit.backends.contract import Renewed
 from coordkit.journal import FileJournal
@@ -209,12 +208,13 @@ async def test_a_renewal_that_cannot_be_applied_keeps_no_other_term_from_its_own
 ) -> None:
     """One term's trouble is not another's: what the journal refuses of one is renewed for all others."""
     first, second = [await bench.call(bench.elector(name, ttl=SHORT).campaign) for name in ("first", "second")]
+    won = promise_of(second)
     failing = Failing("renewed", first.candidate.id)
     monkeypatch.setattr(engine.current(), "journal", failing)
     assert await in_thread(first.wait_ended, LONG)
     assert failing.failed.is_set()
     assert second.valid
-    assert promise_of(second) > promise_of(first)
+    assert promise_of(second) - won > SHORT / 4
 
 
 @only_memory
@@ -416,7 +416,7 @@ class Stuck:
 async def test_a_fence_that_hangs_does_not_keep_the_seat(bench: Bench, way: str) -> None:
     """A seat whose leader cannot act is given up after a ttl, and others win."""
     fence = Stuck()
-    elector = bench.elector(ttl=SHORT, fences=[fence])
+    elector = bench.elector(ttl=SHORT / 2, fences=[fence])
     try:
         with pytest.raises(CampaignTimeout, match="a fence did not answer"):
             if way == "lead":
@@ -636,13 +636,14 @@ async def test_what_an_earlier_attempt_left_is_removed_though_a_later_one_sent_n
 
     conduct.once("attempt", answer_lost)
     conduct.always("attempt", Unavailable("nothing was sent"))
-    campaign = asyncio.create_task(bench.call(bench.elector(ttl=LONG).campaign, timeout=0.5))
+    campaign = asyncio.create_task(bench.call(bench.elector(ttl=2.0).campaign, timeout=0.6))
     await bench.until(lambda: conduct.calls["attempt"])
     assert len(bench.store.entries("e")) == 1
     with pytest.raises(CampaignTimeout):
         await campaign
     assert conduct.calls["attempt"] >= 2
-    await bench.until(lambda: bench.store.entries("e") == [])
+    await bench.until(lambda: conduct.calls["resign"])
+    assert bench.store.entries("e") == []
 
 
 # -- observing -------------------------------------------------------------------------------------------
@@ -673,11 +674,13 @@ async def test_a_client_that_cancels_what_is_observed_is_asked_again(bench: Benc
     observed = bench.elector(ttl=SHORT).observe()
     assert await bench.next(observed) is None
     conduct.once(operation, asyncio.CancelledError())
-    waiting = asyncio.create_task(bench.next(observed))
-    term = await bench.call(bench.elector().campaign)
-    async with asyncio.timeout(LONG):
-        seen = await waiting
-    assert seen.token == term.token
+    for _ in range(2):  # it breaks off before the first or the second is seen
+        term = await bench.call(bench.elector().campaign)
+        async with asyncio.timeout(LONG):
+            assert (await bench.next(observed)).token == term.token
+        await bench.call(term.resign)
+        async with asyncio.timeout(LONG):
+            assert await bench.next(observed) is None
 
 
 @only_real
@@ -784,15 +787,15 @@ async def test_a_block_in_a_generator_collected_on_the_engine_does_not_block_it(
 # -- interrupted before the first line of __exit__ -------------------------------------------------------
 
 
-def interrupted_at(code: Any) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that raises KeyboardInterrupt when `code` is called, before its first line."""
+def interrupt_next_call_of(code: CodeType) -> None:
+    """Raise KeyboardInterrupt in whatever `code` calls next, before its first line."""
 
     def trace(frame: FrameType, event: str, value: Any) -> Any:
-        if event == "call" and frame.f_code is code:
+        if event == "call" and frame.f_back is not None and frame.f_back.f_code is code:
             raise KeyboardInterrupt
         return None
 
-    return trace
+    sys.settrace(trace)
 
 
 @pytest.mark.parametrize("store", list(STORES), indirect=True)
@@ -801,17 +804,22 @@ def test_a_block_whose_leaving_is_interrupted_at_once_is_left_all_the_same(store
     """No interrupt leaves an entry that blocks longer than its lease, or an elector that is busy for ever."""
     elector = LeaderElector(store.url, "e", ttl=SHORT)
     other = LeaderElector(store.url, "e", ttl=SHORT)
-    interrupted = False
+
+    def interrupted() -> Any:
+        block = elector if form == "elector" else elector.lead()
+        try:
+            with block as term:
+                del block  # now the statement alone has it
+                interrupt_next_call_of(interrupted.__code__)  # that of `__exit__`
+        except KeyboardInterrupt:
+            return term
+        raise AssertionError("not interrupted")
+
     before = sys.gettrace()
     try:
-        try:
-            with elector if form == "elector" else elector.lead() as term:
-                sys.settrace(interrupted_at(sync_face._Lead.__exit__.__code__))
-        finally:
-            sys.settrace(before)
-    except KeyboardInterrupt:
-        interrupted = True
-    assert interrupted
+        term = interrupted()
+    finally:
+        sys.settrace(before)
     began = time.monotonic()
     with other.lead(timeout=LONG) as later:
         assert time.monotonic() - began < SHORT + 5.0
@@ -848,6 +856,39 @@ def test_blocks_of_an_elector_in_a_block_of_it_are_refused_and_harm_nothing(stor
         assert refused == [ElectorBusy] * 2
         assert term.valid
         assert store.entries("e") == [term.candidate.id]
+    assert term.state is TermState.RESIGNED
+    assert store.entries("e") == []
+    elector.close()
+
+
+@pytest.mark.parametrize("store", list(STORES), indirect=True)
+def test_two_threads_that_begin_a_block_at_once_do_not_mix(store: Store) -> None:
+    """A `with` statement looks `__exit__` up and then calls `__enter__`: another thread may do the same in between."""
+    elector = LeaderElector(store.url, "e")
+    looked_up, go = threading.Event(), threading.Event()
+    outcomes: list[object] = []
+
+    def other() -> None:
+        leave = elector.__exit__
+        looked_up.set()
+        go.wait(LONG)
+        try:
+            elector.__enter__()
+        except ElectorBusy as error:
+            outcomes.append(type(error))
+        outcomes.append(leave)
+
+    thread = threading.Thread(target=other)
+    leave = elector.__exit__
+    thread.start()
+    assert looked_up.wait(LONG)
+    term = elector.__enter__()
+    go.set()
+    thread.join(LONG)
+    assert outcomes[0] is ElectorBusy
+    outcomes.clear()
+    assert term.valid
+    leave(None, None, None)
     assert term.state is TermState.RESIGNED
     assert store.entries("e") == []
     elector.close()
