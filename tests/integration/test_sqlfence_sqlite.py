@@ -305,9 +305,9 @@ for turn in range(writes):
             if crash:
                 os.write(1, json.dumps(["crashed", f"{number}/{turn}", value, 0]).encode() + b"\\n")
                 os._exit(9)
-        print(json.dumps(["written", f"{number}/{turn}", value, 0]))
+        print(json.dumps(["written", f"{number}/{turn}", value, 0]), flush=True)
     except StaleToken as error:
-        print(json.dumps(["stale", f"{number}/{turn}", value, int(error.newest)]))
+        print(json.dumps(["stale", f"{number}/{turn}", value, int(error.newest)]), flush=True)
 """
 
 
