@@ -35,7 +35,7 @@ from coordkit.face import (
     stop_observation,
 )
 from coordkit.lease import call_budget
-from coordkit.model import CandidateInfo, Fence, LeaderInfo, LossReason, TermState, check_metadata, check_seconds
+from coordkit.model import CandidateInfo, Fence, LeaderInfo, TermState, check_metadata, check_seconds
 from coordkit.shared import Session
 from coordkit.term import Tenure
 
@@ -197,12 +197,7 @@ class AsyncTerm(OwnedTerm):
                 task.add_done_callback(self._running.discard)
 
     def __del__(self) -> None:
-        # Dropped without resign(): it ends, and those who registered are told. Nothing else kept them alive.
-        if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
-            return
-        tenure = self._tenure
-        if not self._ticket.delivery.finished and os.getpid() == tenure.pid:
-            tenure.end(TermState.LOST, LossReason.CLOSED)
+        if self._end_dropped():
             try:
                 self._loop.call_soon_threadsafe(self._take_callbacks)
             except RuntimeError:

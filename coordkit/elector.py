@@ -38,7 +38,6 @@ from coordkit.model import (
     CandidateInfo,
     Fence,
     LeaderInfo,
-    LossReason,
     TermState,
     check_metadata,
     check_seconds,
@@ -212,12 +211,7 @@ class Term(OwnedTerm):
             self._turn.append(turn)
 
     def __del__(self) -> None:
-        # Dropped without resign(): it ends, and those who registered are told. Nothing else kept them alive.
-        if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
-            return
-        tenure = self._tenure
-        if not self._ticket.delivery.finished and os.getpid() == tenure.pid:
-            tenure.end(TermState.LOST, LossReason.CLOSED)
+        if self._end_dropped():
             try:
                 self._start_callbacks()
             except RuntimeError:

@@ -215,6 +215,15 @@ class OwnedTerm(TermView):
         if not self._ticket.delivery.finished and os.getpid() == self._tenure.pid:
             self._leave(release=not self._hold)
 
+    def _end_dropped(self) -> bool:
+        """Dropped without resign(): it ends. Whether there are callbacks to be told, which nothing else keeps alive."""
+        if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
+            return False
+        if self._ticket.delivery.finished or os.getpid() != self._tenure.pid:
+            return False
+        self._tenure.end(TermState.LOST, LossReason.CLOSED)
+        return True
+
     def _journal_notice(self) -> None:
         """On record once per term, though callbacks registered late are started later."""
         if not self._noticed:
@@ -349,9 +358,9 @@ def _let_go(slot: Slot) -> None:
         slot.engine.post(slot.close)
 
 
-def check_timeout(timeout: float | None, what: str = "timeout") -> float | None:
+def check_timeout(timeout: float | None) -> float | None:
     """None, or a number of seconds > 0."""
-    return None if timeout is None else check_seconds(timeout, what)
+    return None if timeout is None else check_seconds(timeout, "timeout")
 
 
 def address_of(target: object, options: dict[str, object] | None = None) -> Address:
