@@ -27,8 +27,9 @@ from coordkit.lease import Instant, waited_for
 from coordkit.model import CandidateInfo, Fence, FencingToken, LeaderInfo, LossReason, TermState
 from coordkit.observation import Observation
 from coordkit.retry import by_clock, jitter
-from coordkit.session import Keeper, bounded, uncancelled
+from coordkit.session import Keeper
 from coordkit.term import Tenure
+from coordkit.waiting import bounded, uncancelled
 
 T = TypeVar("T")
 
@@ -406,10 +407,13 @@ class Desk:
             self.keeper.release(tenure)
         self._part_if_done()
 
-    def close(self) -> None:
-        """Idempotent. Waiters get `ElectorClosed`; a term ends locally and is not released under an open block."""
+    def close(self) -> asyncio.Task[object] | None:
+        """Idempotent. Waiters get `ElectorClosed`; a term ends locally and is not released under an open block.
+
+        Returns the campaign that it has interrupted, which ends soon.
+        """
         if self.closed:
-            return
+            return self._cancelled
         self.closed = True
         if self._contending is not None:
             self._contending.cancel()
@@ -427,6 +431,7 @@ class Desk:
                 self.keeper.settle(entry.tenure)
                 self.ended(entry.ticket)
         self._part_if_done()
+        return self._cancelled
 
     async def wait_closed(self) -> None:
         """After `close`: return when what could be released is released and nothing is waited for."""
@@ -488,9 +493,16 @@ class Desk:
             self._reading.discard(task)
 
     async def _asked(self, timeout: float, operation: str, question: Callable[[], Awaitable[T]]) -> T:
+        last: BackendError | None = None
+
         async def once() -> T:
-            await self.keeper.opened()
-            return await uncancelled(question(), operation)
+            nonlocal last
+            try:
+                await self.keeper.opened()
+                return await uncancelled(question(), operation)
+            except BackendError as error:
+                last = error
+                raise
 
         try:
             async with asyncio.timeout(timeout):
@@ -498,7 +510,8 @@ class Desk:
         except (TimeoutError, OutcomeUnknown, Unavailable) as error:
             if self.closed:
                 raise ElectorClosed(f"the elector of {self.spec.election!r} was closed") from error
-            raise Unavailable(f"no answer to {operation} within {timeout:.3g} s", operation=operation) from error
+            why = "" if last is None else f": {last}"
+            raise Unavailable(f"no answer to {operation} within {timeout:.3g} s{why}", operation=operation) from error
 
     def observe(self) -> Observation:
         """Follow the leaders from now on, until stopped or closed."""

@@ -13,7 +13,8 @@ from coordkit.backends.contract import Host
 from coordkit.errors import BackendError, CoordkitError, ElectorClosed, Misconfigured, OutcomeUnknown, Unavailable
 from coordkit.lease import waited_for
 from coordkit.model import LeaderInfo
-from coordkit.session import Keeper, being_cancelled, bounded
+from coordkit.session import Keeper
+from coordkit.waiting import being_cancelled, bounded
 
 
 class Observation:

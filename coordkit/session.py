@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import tenacity
 
@@ -37,13 +37,14 @@ from coordkit.lease import (
 from coordkit.model import LossReason, TermState
 from coordkit.retry import jitter
 from coordkit.term import End, Tenure
-
-T = TypeVar("T")
+from coordkit.waiting import being_cancelled, bounded, uncancelled, until
 
 OPEN_SECONDS = 5.0  # one try to open a backend
 CLOSE_SECONDS = 2.0  # how long a closing session waits for releases under way; then their leases run out
 LONGEST_NAP = 0.25  # s: asyncio's timers do not see a suspend, so the clocks are read again at least this often
 SHORTEST_NAP = 0.0005
+
+Closing = Callable[[], asyncio.Task[object] | None]  # ends what a user does; the task, if any, that has yet to end
 
 
 @dataclass(slots=True)
@@ -75,8 +76,9 @@ class Keeper:
         self.backend = backend
         self._on_unused = on_unused  # the last user has parted
         self._on_closed = on_closed  # and all that it left is released, or given up
-        self._users: dict[object, Callable[[], None]] = {}  # how to close each of them, at exit
+        self._users: dict[object, Closing] = {}  # how to close each of them, at exit
         self._opened = False
+        self._closing: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[BackendError | None] | None = None
         self._held: dict[Tenure, Holding] = {}
         self._rounds: dict[float, asyncio.Event] = {}  # by ttl: set to wake the loop that renews them
@@ -128,8 +130,8 @@ class Keeper:
         finally:
             self._opening = None
 
-    def join(self, user: object, close: Callable[[], None]) -> None:
-        """One more elector uses this session; `close` ends what it does, when the process exits."""
+    def join(self, user: object, close: Closing) -> None:
+        """One more elector uses this session; `close` ends what it does, when the process exits, or begins to."""
         self._users[user] = close
 
     def part(self, user: object) -> asyncio.Task[None] | None:
@@ -138,7 +140,8 @@ class Keeper:
         if self._users:
             return None
         self._on_unused(self)
-        return self.host.spawn(self._close(), "close")
+        self._closing = self.host.spawn(self._close(), "close")
+        return self._closing
 
     async def _close(self) -> None:
         try:
@@ -165,9 +168,12 @@ class Keeper:
 
     async def exit(self) -> None:
         """The process exits: end everything, release what may be released, leave the queues."""
-        for close in list(self._users.values()):
-            close()
+        campaigns = [task for close in list(self._users.values()) if (task := close()) is not None]
+        if campaigns:  # each leaves its queue when its cancellation comes through
+            await asyncio.wait(campaigns)
         await self.finish()
+        if self._closing is not None:  # the store is told that its leases are needed no more
+            await asyncio.shield(self._closing)
 
     async def finish(self) -> None:
         """Settle what has ended and wait for the releases under way. Leaves other leases to run out."""
@@ -286,7 +292,7 @@ class Keeper:
                 due = [(renewal_due(each.tenure.promise, ttl, now), each) for each in held]
                 first = min(0.0 if each.suspect else seconds for seconds, each in due)
                 if first > 0:
-                    await _until(wake, first)
+                    await until(wake, first)
                     continue
                 # Those due soon go along, so that the elections of a session come to be renewed together.
                 batch = [each for seconds, each in due if each.suspect or seconds <= ttl / 12]
@@ -349,6 +355,8 @@ class Keeper:
             tenure.jeopardy = None
 
     def _revoke(self, tenure: Tenure, lost: Lost) -> None:
+        if self.settle(tenure) is not None:  # it was resigned while the question was under way
+            return
         tenure.end(TermState.LOST, LossReason.REVOKED)
         self.host.log.warning("the backend says that the term %s is over: %s", tenure.token, lost.detail)
         self.settle(tenure)
@@ -377,7 +385,7 @@ class Keeper:
                 now = clock.now()
                 left = min(tenure.promise.remaining(now) for tenure in self._held)
                 nap = min(LONGEST_NAP, max(SHORTEST_NAP, left))
-                interrupted = await _until(self._sooner, nap)
+                interrupted = await until(self._sooner, nap)
                 lag = 0.0 if interrupted else held_for(now, clock.now()) - nap
                 for tenure, holding in list(self._held.items()):
                     self._guarded(holding.look_after)
@@ -431,7 +439,8 @@ class Keeper:
 
     async def _retire(self, tenure: Tenure, candidacy: Candidacy) -> None:
         # The body may still run, so nothing is released before the lease has run out by a waiter's count.
-        needed = waiting_time(tenure.ttl, self.backend.drift)
+        # Where the store rounds a ttl up, what was promised is longer than what was asked for.
+        needed = max(waiting_time(tenure.ttl, self.backend.drift), tenure.promise.span * (1 + 4 * self.backend.drift))
         while (left := needed - waited_for(tenure.promise.sent, self.host.clock.now())) > 0:
             await asyncio.sleep(left)
         self._retiring.pop(tenure, None)
@@ -467,41 +476,3 @@ class Keeper:
                     await bounded(candidacy.resign(), ttl / 3, "resign")
         except (Rejected, Misconfigured) as error:
             self.host.log.error("an entry is left to its lease: %r", error)
-
-
-async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
-    """Await one call of a backend for at most `seconds`; a timeout is `OutcomeUnknown`: it may have happened."""
-    scope = asyncio.timeout(seconds)
-    try:
-        async with scope:
-            return await uncancelled(call, operation)
-    except TimeoutError as error:
-        if scope.expired():
-            raise OutcomeUnknown(f"no answer to {operation} within {seconds:.3g} s", operation=operation) from error
-        raise
-
-
-async def uncancelled(call: Awaitable[T], operation: str) -> T:
-    """Await one call of a backend. That its own client cancels it is no news and nobody's order: `OutcomeUnknown`."""
-    try:
-        return await call
-    except asyncio.CancelledError as error:  # some clients do that when their connection is closed
-        if being_cancelled():
-            raise
-        raise OutcomeUnknown(f"the client gave up {operation}", operation=operation) from error
-
-
-def being_cancelled() -> bool:
-    """Whether somebody has cancelled the task that asks."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def _until(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, at most `seconds`; whether it came."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -14,7 +14,7 @@ import pytest
 from coordkit import ConfigError, OutcomeUnknown, threads
 from coordkit.journal import FileJournal, NoJournal, journal_from_environment
 from coordkit.log import QueuedLog, logger
-from coordkit.session import bounded, uncancelled
+from coordkit.waiting import bounded, uncancelled
 
 LONG = 30.0
 Start = Callable[[Callable[[], object]], None]
