@@ -11,6 +11,8 @@ import pytest
 from tests import servers
 from tests.expected import BACKENDS, SUITES_PER_BACKEND
 
+pytest_plugins = ("tests.support.clusters",)
+
 TESTS = Path(__file__).parent
 
 # A shell starts a background job with SIGINT ignored, nohup with SIGHUP; tests send both, to children too.

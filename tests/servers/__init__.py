@@ -2,7 +2,10 @@
 
     servers.library("libfaketime.so.1")     the path of a shared library
     servers.program("etcd")                 a path, and the environment that it needs
+    servers.program("etcd", NEWER)          the same of a later release than the machine's, beside it
     python -m tests.servers [NAME …]        provide everything, or these rows of the catalogue
+    etcd.EtcdCluster(folder)                three members as processes; compose.ComposeEtcd: as containers
+    proxy.Proxy(host, port)                 a network that can be broken, between a client and a server
 
 What is installed on the machine is used as it is. Else the packages are downloaded and unpacked under
 .cache/servers: nothing is installed, no maintainer script runs, no service starts. Where that is impossible,

@@ -2,6 +2,10 @@
 
 The rule: nothing of the machine is changed, and several test runs may ask at once. So apt gets lists and a
 cache of our own, one process at a time downloads, and a tree of packages appears whole or not at all.
+
+Packages of another release come from the machine's own sources under that release's name, checked by the keys that the
+machine trusts. None of their dependencies comes with them, for those would not fit the machine's libraries: such a row
+is for programs that need no more than the machine's libc.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.servers import releases
 from tests.servers.catalogue import CATALOGUE, Need
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "servers"
@@ -31,7 +36,10 @@ class Missing(Exception):
     """A server can neither be found nor fetched; the message names the command that mends it."""
 
     def __init__(self, need: Need, why: str) -> None:
-        super().__init__(f"{need.name}: {why}; this mends it: apt-get install -y {' '.join(need.packages)}")
+        mends = f"apt-get install -y {' '.join(need.packages)}"
+        if _is_foreign(need):  # installed, it would take the place of the machine's
+            mends = "apt-get install -y debian-archive-keyring && make servers"
+        super().__init__(f"{need.name}: {why}; this mends it: {mends}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +50,14 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def program(name: str) -> Program:
-    """The executable `name`, fetched if need be; raises `Missing`."""
-    need = _need_of(name)
-    if on_path := shutil.which(name):
-        return Program(Path(on_path))
-    if installed := _find_program(Path("/"), name):
-        return Program(installed)
+def program(name: str, release: str = "") -> Program:
+    """The executable `name`, the machine's or of a release, fetched if need be; raises `Missing`."""
+    need = _need_of(name, release)
+    if not _is_foreign(need):
+        if on_path := shutil.which(name):
+            return Program(Path(on_path))
+        if installed := _find_program(Path("/"), name):
+            return Program(installed)
     tree = _tree(need)
     if unpacked := _find_program(tree, name):
         return Program(unpacked, _where_libraries_are(tree))
@@ -57,7 +66,7 @@ def program(name: str) -> Program:
 
 def library(name: str) -> Path:
     """The shared library `name`, fetched if need be; raises `Missing`."""
-    need = _need_of(name)
+    need = _need_of(name, "")
     if installed := _find_library(Path("/"), name):
         return installed
     if unpacked := _find_library(_tree(need), name):
@@ -67,12 +76,21 @@ def library(name: str) -> Path:
 
 def provide(need: Need) -> Mapping[str, Path]:
     """See that everything of a row is there; where each thing was found."""
-    programs = {name: program(name).path for name in need.programs}
+    programs = {name: program(name, need.release).path for name in need.programs}
     return programs | {name: library(name) for name in need.libraries}
 
 
-def _need_of(name: str) -> Need:
-    return next(need for need in CATALOGUE if name in need.programs + need.libraries)
+def _need_of(name: str, release: str) -> Need:
+    return next(need for need in CATALOGUE if name in need.programs + need.libraries and need.release == release)
+
+
+def _is_foreign(need: Need) -> bool:
+    """Whether a row is of another release than the machine's, so that nothing installed can be meant."""
+    try:
+        machine = platform.freedesktop_os_release()
+    except OSError:
+        machine = {}
+    return need.release not in ("", machine.get("VERSION_CODENAME"))
 
 
 def _find_program(root: Path, name: str) -> Path | None:
@@ -102,7 +120,7 @@ def _where_libraries_are(tree: Path) -> dict[str, str]:
 
 def _tree(need: Need) -> Path:
     """The unpacked packages of a row. The path tells them, so that a changed row is fetched anew."""
-    wanted = " ".join((platform.machine(), *need.packages))
+    wanted = " ".join((platform.machine(), *need.packages, *filter(None, [need.release])))
     tree = CACHE / f"{need.name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if tree.is_dir():
         return tree
@@ -125,11 +143,27 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _download(need: Need, place: Path) -> list[Path]:
-    """The packages of a row, with those of their dependencies that this machine lacks."""
-    lists, cache = CACHE / "apt" / "lists", place / "cache"
+    """The packages of a row, with those of their dependencies that this machine lacks; of another release, alone."""
+    apt, archives = _apt(place, "lists"), place / "cache" / "archives"
+    _run(need, *apt, "update")
+    if _is_foreign(need):
+        apt = _apt_of(need, place, apt)
+        _run(need, *apt, "update")
+        asked = [f"{package}/{need.release}" for package in need.packages]
+        _run(need, *apt, "download", *asked, folder=archives)
+    else:
+        _run(need, *apt, "--download-only", "--no-install-recommends", "install", *need.packages)
+    packages = sorted(archives.glob("*.deb"))
+    if not packages:
+        raise Missing(need, "apt-get downloaded nothing")
+    return packages
+
+
+def _apt(place: Path, lists_of: str) -> tuple[str, ...]:
+    lists, cache = CACHE / "apt" / lists_of, place / "cache"
     for directory in (lists / "partial", cache / "archives" / "partial"):
         directory.mkdir(parents=True, exist_ok=True)
-    apt = (
+    return (
         "apt-get",
         *("-o", f"Dir::State::Lists={lists}"),
         *("-o", f"Dir::Cache={cache}"),
@@ -140,19 +174,35 @@ def _download(need: Need, place: Path) -> list[Path]:
         *("-o", "Acquire::http::Timeout=60"),
         *("-q", "-y"),
     )
-    _run(need, *apt, "update")
-    _run(need, *apt, "--download-only", "--no-install-recommends", "install", *need.packages)
-    packages = sorted((cache / "archives").glob("*.deb"))
-    if not packages:
-        raise Missing(need, "apt-get downloaded nothing")
-    return packages
 
 
-def _run(need: Need, *command: str) -> None:
+def _apt_of(need: Need, place: Path, machines: tuple[str, ...]) -> tuple[str, ...]:
+    """apt-get with the sources of a row's release, made from the machine's."""
+    found = releases.sources(_run(need, *machines, "indextargets", "--format", releases.TARGETS))
+    if not found:
+        raise Missing(
+            need, f"no source of {releases.DISTRIBUTION} has answered apt, so none can be asked for {need.release}"
+        )
+    written = place / "sources"
+    written.mkdir()
+    for number, source in enumerate(sorted(found, key=str)):
+        text = releases.renamed(source.file.read_text(encoding="utf-8"), source, need.release)
+        (written / f"{number}{source.file.suffix}").write_text(text, encoding="utf-8")
+    return (
+        *_apt(place, f"lists-{need.release}"),
+        *("-o", "Dir::Etc::SourceList=/dev/null"),
+        *("-o", f"Dir::Etc::SourceParts={written}"),
+        *("-o", "Acquire::Languages=none"),
+        *("-o", "APT::Update::Error-Mode=any"),  # there may be no older lists to go on with
+    )
+
+
+def _run(need: Need, *command: str, folder: Path | None = None) -> str:
     environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
             command,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -169,3 +219,4 @@ def _run(need: Need, *command: str) -> None:
     if done.returncode != 0:
         last_words = [line for line in done.stdout.splitlines() if line.strip()][-3:]
         raise Missing(need, f"{command[0]} failed ({' / '.join(last_words)})")
+    return done.stdout

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.servers import Missing, Need, fetch
+from tests.servers import Missing, Need, fetch, releases
+from tests.servers.releases import Source, renamed, sources
 
 NEED = Need("oracle", ("oracled", "oracle-tools"), programs=("oracled",), libraries=("liboracle.so.9",))
 MENDS = "this mends it: apt-get install -y oracled oracle-tools"
+NEWER = Need("oracle-newer", ("oracled",), programs=("oracled",), release="zurg")
+MENDS_NEWER = "this mends it: apt-get install -y debian-archive-keyring && make servers"
+LIST = "deb [signed-by=/keys.gpg] http://mirror.example/debian/ buzz main contrib  # ours\n"
+STEPS = ("update", "install", "--extract", "indextargets", "download")
 
 
 class Apt:
@@ -20,26 +26,36 @@ class Apt:
         self.asked: list[str] = []
         self.contents = ["usr/sbin/oracled", "usr/lib/x86_64-linux-gnu/oracle/liboracle.so.9"]
         self.fails_at = ""
+        self.targets = ""
+        self.sources: list[str] = []  # those that the packages of another release were asked of
+        self.packages: list[str] = []  # and how they were called
 
-    def run(self, need: Need, *command: str) -> None:
-        step = next(word for word in command if word in ("update", "install", "--extract"))
+    def run(self, need: Need, *command: str, folder: Path | None = None) -> str:
+        step = next(word for word in command if word in STEPS)
         self.asked.append(step)
         if step == self.fails_at:
             raise Missing(need, f"{command[0]} failed")
         if step == "install":
             (cache,) = (word.partition("=")[2] for word in command if word.startswith("Dir::Cache="))
             Path(cache, "archives", "oracled.deb").touch()
+        if step == "download":
+            assert folder is not None
+            (parts,) = (word.partition("=")[2] for word in command if word.startswith("Dir::Etc::SourceParts="))
+            self.sources = [path.read_text() for path in sorted(Path(parts).iterdir())]
+            self.packages = list(command[command.index(step) + 1 :])
+            (folder / "oracled.deb").touch()
         if step == "--extract":
             for name in self.contents:
                 path = Path(command[-1], name)
                 path.parent.mkdir(parents=True)
                 path.touch(mode=0o755)
+        return self.targets if step == "indextargets" else ""
 
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
     apt = Apt()
-    monkeypatch.setattr(fetch, "CATALOGUE", (NEED,))
+    monkeypatch.setattr(fetch, "CATALOGUE", (NEED, NEWER))
     monkeypatch.setattr(fetch, "CACHE", tmp_path / "servers")
     monkeypatch.setattr(fetch, "_run", apt.run)
     return apt
@@ -106,3 +122,151 @@ def test_many_who_ask_at_once_fetch_once(apt: Apt) -> None:
     assert len(found) == 8
     assert len(set(found)) == 1
     assert apt.asked == ["update", "install", "--extract"]
+
+
+# -- of another release ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
+    """A machine of the release buzz, with one source."""
+    listed = tmp_path / "sources.list"
+    listed.write_text(LIST)
+    apt.targets = f"target|Debian|buzz|buzz|http://mirror.example/debian/|{listed}:1\n"
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"VERSION_CODENAME": "buzz"})
+    return apt
+
+
+def test_another_release_is_asked_of_the_machines_own_sources(machine: Apt, tmp_path: Path) -> None:
+    assert fetch.program("oracled", "zurg").path.is_relative_to(tmp_path)
+    assert machine.asked == ["update", "indextargets", "update", "download", "--extract"]
+    assert machine.sources == ["deb [signed-by=/keys.gpg] http://mirror.example/debian/ zurg main contrib\n"]
+    assert machine.packages == ["oracled/zurg"]
+    assert fetch.provide(NEWER) == {"oracled": fetch.program("oracled", "zurg").path}
+    assert fetch.program("oracled").path != fetch.program("oracled", "zurg").path
+
+
+def test_what_is_installed_is_of_another_release(machine: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "oracled").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert fetch.program("oracled").path == tmp_path / "oracled"
+    assert fetch.program("oracled", "zurg").path.is_relative_to(tmp_path / "servers")
+
+
+def test_on_a_machine_of_that_release_it_is_no_other(machine: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"VERSION_CODENAME": "zurg"})
+    fetch.program("oracled", "zurg")
+    assert machine.asked == ["update", "install", "--extract"]
+
+
+def test_a_machine_without_a_name_is_of_none(machine: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> dict[str, str]:
+        raise OSError("there is no os-release")
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", nothing)
+    fetch.program("oracled", "zurg")
+    assert "download" in machine.asked
+
+
+@pytest.mark.parametrize("step", ["update", "indextargets", "download", "--extract"])
+def test_another_release_that_cannot_be_fetched_names_its_command(machine: Apt, step: str) -> None:
+    machine.fails_at = step
+    with pytest.raises(Missing, match=MENDS_NEWER):
+        fetch.program("oracled", "zurg")
+    machine.fails_at = ""
+    assert fetch.program("oracled", "zurg").path.exists()
+
+
+def test_a_machine_of_another_distribution_says_so(machine: Apt) -> None:
+    machine.targets = machine.targets.replace("Debian", "Oracles")
+    with pytest.raises(Missing, match=f"no source of Debian .* asked for zurg; {MENDS_NEWER}"):
+        fetch.program("oracled", "zurg")
+
+
+def test_sources_are_the_main_archives_of_the_distribution_alone() -> None:
+    told = """
+W: Target Packages is configured multiple times
+target|Debian|buzz|oldstable|http://mirror.example/debian/|/etc/apt/sources.list:3
+target|Debian|buzz|oldstable|http://mirror.example/debian/|/etc/apt/sources.list:3
+target|Debian|buzz-updates|oldstable-updates|http://mirror.example/debian/|/etc/apt/sources.list:4
+target|Debian|buzz-security|buzz-security|http://mirror.example/debian-security/|/etc/apt/sources.list:5
+target|Oracles|buzz|buzz|http://oracles.example/|/etc/apt/sources.list.d/oracles.list:1
+target|Debian|buzz|buzz|mirror+file:/etc/apt/mirrors|/etc/apt/sources.list.d/debian.sources:1
+"""
+    assert sources(told) == {
+        Source(Path("/etc/apt/sources.list"), "http://mirror.example/debian", "oldstable"),
+        Source(Path("/etc/apt/sources.list.d/debian.sources"), "mirror+file:/etc/apt/mirrors", "buzz"),
+    }
+
+
+def test_what_apt_is_asked_for_is_what_is_read() -> None:
+    assert releases.TARGETS.count("$(") == 5
+    answer = releases.TARGETS.replace("$(ORIGIN)", "Debian").replace("$(SOURCESENTRY)", "/a.list:1")
+    assert len(sources(answer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "made"),
+    [
+        ("deb http://a.example/debian buzz main", "deb http://a.example/debian zurg main\n"),
+        ("deb  http://a.example/debian/\tbuzz  main non-free", "deb http://a.example/debian/ zurg main non-free\n"),
+        (
+            "deb [arch=amd64 trusted=no] http://a.example/debian buzz main #x",
+            "deb [arch=amd64 trusted=no] {} zurg main\n",
+        ),
+        ("#deb http://a.example/debian buzz main", ""),
+        ("deb-src http://a.example/debian buzz main", ""),
+        ("deb http://a.example/debian buzz-updates main", ""),
+        ("deb http://b.example/debian buzz main", ""),
+    ],
+)
+def test_a_line_keeps_all_but_its_release(line: str, made: str) -> None:
+    of = Source(Path("/etc/apt/sources.list"), "http://a.example/debian", "buzz")
+    assert renamed(f"# of the machine\n{line}\n", of, "zurg") == made.format("http://a.example/debian")
+
+
+STANZAS = """\
+# of the machine
+Types: deb deb-src
+# a comment within
+URIs: http://a.example/debian/ http://b.example/debian
+Suites: buzz
+ buzz-updates
+Components: main
+signed-by:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQINBF
+ -----END PGP PUBLIC KEY BLOCK-----
+
+Types: deb
+URIs: http://a.example/debian
+Suites: buzz-backports
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://a.example/debian
+Suites: buzz
+Components: main
+
+# the last one: nothing but this
+"""
+STANZA = """\
+types: deb
+uris: http://a.example/debian/ http://b.example/debian
+suites: zurg
+components: main
+signed-by:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQINBF
+ -----END PGP PUBLIC KEY BLOCK-----
+
+"""
+
+
+def test_a_stanza_keeps_all_but_its_release() -> None:
+    of = Source(Path("/etc/apt/sources.list.d/debian.sources"), "http://a.example/debian", "buzz")
+    assert renamed(STANZAS, of, "zurg") == STANZA
+    assert renamed(STANZAS, Source(of.file, "http://c.example/debian", "buzz"), "zurg") == ""

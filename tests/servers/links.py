@@ -1,0 +1,56 @@
+"""The traffic between the members of a local cluster: a proxy before each port at which others reach a member.
+
+The rule: a member is named to the others by its proxies' addresses, never by its own. One that is cut off is not
+reached through its proxies, and is let through nobody else's: they know it by its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from tests.servers.processes import ServerProcess
+from tests.servers.proxy import Proxy
+
+
+class Links:
+    """All proxies between the members of one cluster."""
+
+    def __init__(self) -> None:
+        self._proxies: list[tuple[str, Proxy]] = []
+        self._processes: dict[str, ServerProcess] = {}
+        self._cut_off: set[str] = set()
+
+    def before(self, name: str, host: str, port: int) -> Proxy:
+        """A proxy for a port of this member; others are to be given the proxy's address."""
+        proxy = Proxy(host, port, host=host, sources=self._sources)
+        self._proxies.append((name, proxy))
+        return proxy
+
+    def identify(self, name: str, process: ServerProcess) -> None:
+        """Whose process a member is."""
+        self._processes[name] = process
+
+    def cut_off(self, name: str) -> None:
+        self._cut_off.add(name)
+        self._apply()
+
+    def rejoin(self, name: str) -> None:
+        self._cut_off.discard(name)
+        self._apply()
+
+    def close(self) -> None:
+        for _, proxy in self._proxies:
+            proxy.close()
+
+    def _apply(self) -> None:
+        for name, proxy in self._proxies:
+            proxy.block(self._processes.keys() if name in self._cut_off else self._cut_off)
+
+    def _sources(self) -> Mapping[int, str]:
+        """Asked by the proxies' threads, while a test may be starting or killing members."""
+        names = {}
+        for name, process in self._processes.items():
+            with suppress(LookupError):
+                names[process.pid] = name
+        return names
