@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -54,7 +54,7 @@ class Scheme:
 
     module: str  # has `check(address)`, `guarantees(address)` and `connect(address, host) -> Backend`
     extra: str = ""  # of `pip install 'coordkit[extra]'`
-    package: str = ""  # whose absence means that the extra is missing
+    packages: tuple[str, ...] = ()  # whose absence means that the extra is missing
     options: Mapping[str, Option] = field(default_factory=dict)
     hosts: bool = True  # the part after `//` names servers
     ttl_in_key: bool = False  # the store has one timeout per connection
@@ -78,7 +78,12 @@ def number(text: str) -> float:
 
 COMMON: Mapping[str, Option] = {"drift": fraction}
 
+_ETCD = Scheme("coordkit.backends.etcd", "etcd", packages=("etcd3", "grpc", "google", "six"))
+_TLS: Mapping[str, Option] = {"ca": str, "cert": str, "key": str, "server_name": str}
+
 _schemes: dict[str, Scheme] = {
+    "etcd": _ETCD,
+    "etcds": replace(_ETCD, options=_TLS),
     "memory": Scheme("coordkit.backends.memory", options={"link": str}),
     "sqlite": Scheme("coordkit.backends.sqlite", hosts=False),
 }
@@ -148,11 +153,10 @@ def _module(scheme: Scheme) -> Any:
     try:
         return importlib.import_module(scheme.module)
     except ModuleNotFoundError as error:
-        if not scheme.package or (error.name or "").partition(".")[0] != scheme.package:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in scheme.packages:
             raise
-        raise BackendNotInstalled(
-            f"{scheme.package} is not installed: pip install 'coordkit[{scheme.extra}]'"
-        ) from error
+        raise BackendNotInstalled(f"{missing} is not installed: pip install 'coordkit[{scheme.extra}]'") from error
 
 
 def guarantees(address: Address) -> Guarantees:

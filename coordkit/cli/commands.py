@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="coordkit")
 def coordkit() -> None:
-    """Leader election from the shell, among the processes of one machine.
+    """Leader election from the shell: on one machine by a file, on many by etcd.
 
     \b
     coordkit run reports -- ./report.sh      run a command while leading, stop it in time

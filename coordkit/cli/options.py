@@ -119,7 +119,8 @@ def url_option(command: F) -> F:
         metavar="URL",
         callback=_url,
         help=(
-            "The backend, such as sqlite:///var/lib/app/leader.db. Default: the environment's COORDKIT_URL, else a "
+            "The backend: sqlite:///var/lib/app/leader.db, etcd://host:2379,host:2379/prefix. "
+            "Default: the environment's COORDKIT_URL, else a "
             "file of this user on this machine. Give passwords by COORDKIT_URL: others can read command lines."
         ),
     )(command)

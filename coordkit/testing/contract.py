@@ -172,6 +172,31 @@ def interrupted_at(work: Coroutine[Any, Any, T], number: int, *, late: bool) -> 
         return waits, end.value
 
 
+@types.coroutine
+def beside_at(
+    work: Coroutine[Any, Any, T], number: int, other: Callable[[], Coroutine[Any, Any, object]]
+) -> Generator[Any, Any, tuple[int, T]]:
+    """Await `work`, but let `other` run to its end when the wait of that number is over, before `work` goes on.
+
+    Returns how often `work` has waited, and its result.
+    """
+    waits = 0
+    try:
+        wanted = work.send(None)
+        while True:
+            waits += 1
+            try:
+                value = yield wanted
+            except BaseException as error:  # noqa: BLE001 - handed on, whatever it is
+                wanted = work.throw(error)
+            else:
+                if waits == number:
+                    yield from other().__await__()
+                wanted = work.send(value)
+    except StopIteration as end:
+        return waits, end.value
+
+
 class BackendContract:
     """What every backend keeps. A subclass gives the fixture `store`; see the module."""
 
@@ -445,6 +470,90 @@ class BackendContract:
 
         assert self.on_backend(store, main) >= 1, "an attempt has awaits at which it can be interrupted"
         assert not store.entries("contract")
+
+    def test_an_attempt_interrupted_at_any_await_and_repeated_wins_for_good(self, store: StoreUnderTest) -> None:
+        async def main(backend: Backend) -> None:
+            for late in (False, True):
+                for number in itertools.count(1):
+                    mine = backend.candidacy("contract", candidate("interrupted"), 60.0)
+                    finished = False
+                    try:
+                        await asyncio.create_task(_awaited(interrupted_at(mine.attempt(), number, late=late)))
+                        finished = True
+                    except asyncio.CancelledError:
+                        pass
+                    grant = await mine.attempt()
+                    assert isinstance(grant, Grant), f"interrupted at its wait {number} ({late=})"
+                    (answer,) = await backend.renew([grant])
+                    assert isinstance(answer, Renewed)
+                    assert len(await current().offload(lambda: store.entries("contract"))) == 1
+                    await mine.resign()
+                    if finished:
+                        break
+
+        self.on_backend(store, main)
+        assert not store.entries("contract")
+
+    @pytest.mark.parametrize("evicted", [False, True])
+    def test_a_resignation_interrupted_at_any_await_and_repeated_is_done(
+        self, evicted: bool, store: StoreUnderTest
+    ) -> None:
+        async def main(backend: Backend) -> None:
+            for late in (False, True):
+                for number in itertools.count(1):
+                    mine = backend.candidacy("contract", candidate("interrupted"), 60.0)
+                    assert isinstance(await mine.attempt(), Grant), "nobody who has resigned is waited for"
+                    if evicted:
+                        await current().offload(lambda: store.evict("contract"))
+                    finished = False
+                    try:
+                        await asyncio.create_task(_awaited(interrupted_at(mine.resign(), number, late=late)))
+                        finished = True
+                    except asyncio.CancelledError:
+                        await mine.resign()
+                    left = await current().offload(lambda: store.entries("contract"))
+                    assert not left, f"interrupted at its wait {number} ({late=})"
+                    if finished:
+                        break
+            last = backend.candidacy("contract", candidate("last"), 60.0)
+            assert isinstance(await last.attempt(), Grant)
+            await last.resign()
+
+        self.on_backend(store, main)
+
+    def test_each_grant_gets_its_own_answer_while_one_of_them_is_resigned(self, store: StoreUnderTest) -> None:
+        async def waits_of_a_round(backend: Backend, number: int) -> int:
+            leaving, gone, kept = (backend.candidacy(name, candidate(name), 60.0) for name in ("x", "y", "z"))
+            grants = [await each.attempt() for each in (leaving, gone, kept)]
+            held = [grant for grant in grants if isinstance(grant, Grant)]
+            assert held == grants
+            await current().offload(lambda: store.evict("y"))
+            resigning: list[asyncio.Task[None]] = []
+
+            async def resign() -> None:
+                resigning.append(asyncio.create_task(leaving.resign()))
+                await asyncio.wait(resigning, timeout=SLACK / 4)  # it may be made to wait for the renewal
+
+            async def renew() -> Sequence[object]:
+                return await backend.renew(held)
+
+            waits: int
+            waits, answers = await asyncio.create_task(_awaited(beside_at(renew(), number, resign)))
+            await asyncio.gather(*resigning)
+            assert len(answers) == 3
+            assert isinstance(answers[1], Lost), f"resigned at wait {number} of the renewal"
+            assert isinstance(answers[2], Renewed), f"resigned at wait {number} of the renewal"
+            for each in (leaving, gone, kept):
+                await each.resign()
+            return waits
+
+        async def main(backend: Backend) -> None:
+            for number in itertools.count(1):
+                if await waits_of_a_round(backend, number) < number:
+                    break
+
+        self.on_backend(store, main)
+        assert not any(store.entries(name) for name in ("x", "y", "z"))
 
     def test_a_late_clean_up_hits_only_its_own_entry(self, store: StoreUnderTest) -> None:
         async def main(backend: Backend) -> None:

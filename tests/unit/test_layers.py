@@ -142,6 +142,7 @@ LAYERS = (
             "coordkit.registry",
             "coordkit.retry",
             "coordkit.threads",
+            "coordkit.waiting",
         ),
         below=("core",),
         reason="what both the engine and the backends stand on; the registry finds a backend by its name",
@@ -152,6 +153,7 @@ LAYERS = (
             "coordkit.backends.memory",
             "coordkit.backends.sqlite.*",
             "coordkit.backends.inotify",
+            "coordkit.backends.etcd.*",
         ),
         below=("core", "ground"),
         reason="a backend fulfils the contract and knows nothing of who calls it",
@@ -335,6 +337,7 @@ FOREIGN = {
     "click": ("coordkit.cli.*",),
     "rich": ("coordkit.cli.*",),
     "sqlalchemy": ("coordkit.fencing.sql", "coordkit.cli.demo_ledger"),
+    "google": ("coordkit.backends.etcd.stubs",),
     "pytest": ("coordkit.testing.*",),
 }
 

@@ -108,13 +108,13 @@ def test_options_of_a_session_are_typed_as_those_of_a_url() -> None:
 WRONG: list[tuple[object, str]] = [
     (None, "named by a URL, a str, not NoneType"),
     (b"memory://x", "a str, not bytes"),
-    ("", "scheme://..., with a scheme of memory://"),
-    ("localhost:2379", "scheme://..., with a scheme of memory://"),
-    ("memory:x", "scheme://..., with a scheme of memory://"),
-    ("etc://one", "'etc' is none of memory://"),
-    ("://one", "'' is none of memory://"),
-    ("MEMORY://x", "'MEMORY' is none of memory://"),
-    ("x" * 9000 + "://one", "is none of memory://"),
+    ("", "scheme://..., with a scheme of etcd://"),
+    ("localhost:2379", "scheme://..., with a scheme of etcd://"),
+    ("memory:x", "scheme://..., with a scheme of etcd://"),
+    ("etc://one", "'etc' is none of etcd://"),
+    ("://one", "'' is none of etcd://"),
+    ("MEMORY://x", "'MEMORY' is none of etcd://"),
+    ("x" * 9000 + "://one", "is none of etcd://"),
     ("servers://one#part", "write %23"),
     ("servers://one/a\nb", "control characters"),
     ("servers://one/\x7f", "control characters"),
@@ -289,7 +289,7 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "lacking_backend.py").write_text("import package_that_is_missing.client\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_schemes", dict(registry._schemes))
-    register("lacking", Scheme("lacking_backend", extra="etcd", package="package_that_is_missing"))
+    register("lacking", Scheme("lacking_backend", extra="etcd", packages=("package_that_is_missing",)))
     with pytest.raises(BackendNotInstalled, match=r"pip install 'coordkit\[etcd\]'") as caught:
         coordkit.LeaderElector("lacking://one", "a")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
@@ -299,7 +299,7 @@ def test_another_missing_module_is_no_missing_extra(tmp_path: Path, monkeypatch:
     (tmp_path / "broken_backend.py").write_text("import another_that_is_missing\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_schemes", dict(registry._schemes))
-    register("broken", Scheme("broken_backend", extra="etcd", package="package_that_is_missing"))
+    register("broken", Scheme("broken_backend", extra="etcd", packages=("package_that_is_missing",)))
     with pytest.raises(ModuleNotFoundError, match="another_that_is_missing"):
         parse("broken://one")
 
