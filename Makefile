@@ -19,6 +19,7 @@ PYTEST_ARGS ?=
 # Most tests wait more than they work.
 WORKERS ?= -n 2
 SIMULATE_SECONDS ?= 300
+CHAOS_SECONDS ?= 600
 
 # A run of a part of the tests cannot fill the table.
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
@@ -27,10 +28,11 @@ PYTEST := $(PYTHON) -m pytest $(WORKERS) $(PYTEST_ARGS)
 # Coverage is measured on these; the other directories of tests/ run without it.
 MEASURED := tests/unit tests/contract tests/simulation
 
-.PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected simulate bench build clean
+.PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected simulate bench build \
+        chaos clean compose-up compose-down test-compose
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 # An interpreter is tried, not only looked up: a name on the PATH may be a launcher that has nothing to launch.
 $(READY): pyproject.toml
@@ -100,6 +102,16 @@ unmeasured: $(READY)
 	@mkdir -p $(REPORTS)
 	$(PYTEST) --junit-xml=$(REPORTS)/unmeasured.xml $(MEASURED:%=--ignore=%) tests
 
+# The containers of docker-compose.yml; `compose-up` is for trying things by hand, `test-compose` has its own.
+compose-up: $(READY)  ## start the servers of docker-compose.yml and wait for them
+	$(PYTHON) -m tests.servers.compose up
+
+compose-down: $(READY)  ## take them down, with their data
+	$(PYTHON) -m tests.servers.compose down
+
+test-compose: $(READY)  ## the contract and integration tests on the containers of docker-compose.yml
+	$(PYTHON) -m tests.servers.compose test $(PYTEST_ARGS)
+
 coverage: measured  ## branch coverage from unit, contract and simulation tests, as text and HTML
 	$(PYTHON) -m coverage html --quiet --directory=.cache/coverage/html
 	@echo "line by line: .cache/coverage/html/index.html"
@@ -109,6 +121,9 @@ expected: $(READY)  ## write the table of expected tests anew, to be committed
 
 simulate: $(READY)  ## random schedules on virtual time, for SIMULATE_SECONDS; seeds that fail are named
 	$(PYTHON) -m tests.simulation --seconds $(SIMULATE_SECONDS)
+
+chaos: $(READY)  ## many processes under kills, pauses and broken members, each backend for CHAOS_SECONDS
+	COORDKIT_CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTHON) -m pytest -n 0 -s $(PYTEST_ARGS) tests/chaos
 
 bench: $(READY)  ## measure acquire, release, handover and many elections
 	$(PYTHON) -m tests.bench
