@@ -56,6 +56,7 @@ class Run:
     bodies: dict[str, float] = field(default_factory=dict)  # by entry: when its body was over, in true time
     wrong: list[str] = field(default_factory=list)
     troubles: Counter[str] = field(default_factory=Counter)
+    command: str = "python -m tests.simulation"  # that runs it again
 
     def report(self) -> Report:
         """The journal, judged."""
@@ -72,9 +73,7 @@ class Run:
         ]
         if wrong:
             shown = "\n  ".join(wrong[:10])
-            raise Broken(
-                f"seed {self.seed}: {len(wrong)} wrong, `python -m tests.simulation --seed {self.seed}`:\n  {shown}"
-            )
+            raise Broken(f"seed {self.seed}: {len(wrong)} wrong, `{self.command} --seed {self.seed}`:\n  {shown}")
         return report
 
     @property
@@ -117,6 +116,10 @@ def succeeded_within_lease(report: Report, bodies: dict[str, float]) -> list[str
 class Storm:
     """One random schedule."""
 
+    ttls = STORM_TTLS
+    stay = 1.0  # ttls that a body lasts, on average
+    kinds = ("pause", "stall", "suspend", "cut", "refuse", "kill", "hints")
+
     def __init__(self, seed: int) -> None:
         self.world = World(seed, drift=0.0)
         self.chance = self.world.chance
@@ -139,24 +142,40 @@ class Storm:
             for _ in range(self.chance.randint(3, 5)):
                 self._bear()
             world.after(0.0, self._trouble)
-            world.run(STORM_TTLS * ttl)
+            world.run(self.ttls * ttl)
             self.calm = True
-            for process in world.processes:
-                process.faults.heal()
-                process.resume()
-            # Requests may be as late as two ttls, and an entry that one of them made blocks for one more.
-            since = world.now
-            world.run(8 * ttl)
-            for election in self.elections:
-                if not any(act.at > since + 4 * ttl and act.election == election for act in self.run.acts):
-                    self.run.wrong.append(f"nobody has led {election} since all is calm")
+            self._heal()
+            self._recover()
             self._end_all()
-            world.run(4 * ttl)
-            for election in self.elections:
-                self.run.wrong += [f"{row.candidate.id} is left in {election}" for row in world.store.rows(election)]
+            world.run(self._recovery())
+            self.run.wrong += self._left_over()
             for process in world.processes:
                 self.run.wrong += [f"in {process.name}: {failure!r}" for failure in process.faults_of_the_core()]
         return self.run
+
+    def _recovery(self) -> float:
+        """Seconds until somebody leads when all is calm, and until nothing is left when all is over."""
+        # Requests may be as late as two ttls, and an entry that one of them made blocks for one more.
+        return 4 * self.ttl
+
+    def _recover(self) -> None:
+        since, recovery = self.world.now, self._recovery()
+        self.world.run(recovery + 4 * self.ttl)
+        self._see_led(since + recovery)
+
+    def _see_led(self, since: float) -> None:
+        for election in self.elections:
+            if not any(act.at > since and act.election == election for act in self.run.acts):
+                self.run.wrong.append(f"nobody has led {election} since all is calm")
+
+    def _heal(self) -> None:
+        for process in self.world.processes:
+            process.faults.heal()
+            process.resume()
+
+    def _left_over(self) -> list[str]:
+        rows = [(election, row) for election in self.elections for row in self.world.store.rows(election)]
+        return [f"{row.candidate.id} is left in {election}" for election, row in rows]
 
     def _extreme(self) -> float | None:
         """The rate of some clocks: as wrong as the drift allows, or anything within."""
@@ -221,7 +240,7 @@ class Storm:
         over = asyncio.Event()
         process.keeper.watch_end(tenure, over.set)
         try:
-            async with asyncio.timeout(chance.expovariate(1 / self.ttl)):
+            async with asyncio.timeout(chance.expovariate(1 / (self.stay * self.ttl))):
                 await over.wait()
             await asyncio.sleep(chance.uniform(0, self.ttl / 2))  # it heeds the loss late
         except TimeoutError:
@@ -262,8 +281,8 @@ class Storm:
         living = [process for process in world.processes if not process.dead]
         if not living:
             return
-        process = chance.choice(living)
-        kind = chance.choice(("pause", "stall", "suspend", "cut", "refuse", "kill", "hints"))
+        process = self._victim(living)
+        kind = chance.choice(self.kinds)
         self.run.troubles[kind] += 1
         until = chance.choice((0.1, 0.5, 1.0, 2.0)) * chance.uniform(0, ttl) * 1.5
         if kind in ("pause", "stall", "suspend"):
@@ -278,6 +297,9 @@ class Storm:
         else:
             self._kill(process)
             world.after(until, self._bear)
+
+    def _victim(self, living: Sequence[Process]) -> Process:
+        return self.chance.choice(living)
 
     def _mend(self, process: Process) -> None:
         process.faults.heal()

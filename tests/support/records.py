@@ -1,0 +1,32 @@
+"""What can be seen from outside of the records that coordkit keeps on servers that may revoke living leases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from coordkit import Guarantees
+from tests.servers.etcd import Etcd
+
+RECORD = b".coordkit"  # how their keys end
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One record as it is stored: whose, in which state, last written when."""
+
+    candidate: str
+    state: str
+    revision: int
+
+
+def announced(guarantees: Guarantees) -> bool:
+    """Whether a session says that it needs records: then those who know nothing of them are a danger."""
+    return any("do not wait" in each for each in guarantees.not_covered)
+
+
+def records(cluster: Etcd[Any]) -> list[Seen]:
+    """All records. None is ever deleted, so there is one where one was written since the cluster was empty."""
+    found = [(json.loads(key.value), key.mod_revision) for key in cluster.keys("") if key.key.endswith(RECORD)]
+    return [Seen(fields["id"], fields["state"], revision) for fields, revision in found]
