@@ -76,14 +76,26 @@ def number(text: str) -> float:
     return value
 
 
+def boolean(text: str) -> bool:
+    """An option that is `true` or `false`."""
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
 COMMON: Mapping[str, Option] = {"drift": fraction}
 
-_ETCD = Scheme("coordkit.backends.etcd", "etcd", packages=("etcd3", "grpc", "google", "six"))
+_ETCD = Scheme(
+    "coordkit.backends.etcd",
+    "etcd",
+    packages=("etcd3", "grpc", "google", "six"),
+    options={"trust_leases": boolean},
+)
 _TLS: Mapping[str, Option] = {"ca": str, "cert": str, "key": str, "server_name": str}
 
 _schemes: dict[str, Scheme] = {
     "etcd": _ETCD,
-    "etcds": replace(_ETCD, options=_TLS),
+    "etcds": replace(_ETCD, options={**_ETCD.options, **_TLS}),
     "memory": Scheme("coordkit.backends.memory", options={"link": str}),
     "sqlite": Scheme("coordkit.backends.sqlite", hosts=False),
 }

@@ -8,9 +8,9 @@ from coordkit import LeaderElector, Term
 from tests.support.children import hear, say
 
 
-def lead_all(url: str, ttl: str, *elections: str) -> None:
+def lead_all(url: str, options: str, ttl: str, *elections: str) -> None:
     """Lead each of these, once it can, until told to end. Each has a session, and so a lease, of its own."""
-    electors = [LeaderElector(f"{url}/{election}", election, ttl=float(ttl)) for election in elections]
+    electors = [LeaderElector(f"{url}/{election}{options}", election, ttl=float(ttl)) for election in elections]
 
     def lost(term: Term) -> None:
         assert term.reason is not None

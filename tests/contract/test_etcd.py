@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,13 +23,14 @@ _numbers = itertools.count(1)
 class EtcdUnderTest:
     """One prefix of a cluster, and proxies on the way of the candidates to it."""
 
-    def __init__(self, cluster: Etcd[Any], proxies: Sequence[Proxy]) -> None:
+    def __init__(self, cluster: Etcd[Any], proxies: Sequence[Proxy], options: str) -> None:
         self._cluster = cluster
+        self._options = options
         self._proxies = proxies
         self._prefix = f"contract-{next(_numbers)}"
 
     def url(self) -> str:
-        return f"etcd://{','.join(f'{each.host}:{each.port}' for each in self._proxies)}/{self._prefix}"
+        return f"etcd://{','.join(f'{each.host}:{each.port}' for each in self._proxies)}/{self._prefix}{self._options}"
 
     def entries(self, election: str) -> Sequence[str]:
         return [json.loads(key.value)["id"] for key in self._keys(election)]
@@ -51,6 +52,7 @@ class EtcdUnderTest:
 
 
 class TestEtcd(SharedBackendContract):
+    options: ClassVar[str] = ""  # of the URL
     shown_by = {
         "a candidate that is killed, paused, cut off or dropped": (
             "test_a_paused_leader_is_followed_and_knows_when_it_wakes"
@@ -71,9 +73,9 @@ class TestEtcd(SharedBackendContract):
     def store(self, etcd: Etcd[Any]) -> Iterator[StoreUnderTest]:
         with ExitStack() as stack:
             proxies = [stack.enter_context(Proxy(member.host, member.port)) for member in etcd.members]
-            yield EtcdUnderTest(etcd, proxies)
+            yield EtcdUnderTest(etcd, proxies, self.options)
 
     @property
     def lease(self) -> float:
-        # etcd ends leases twice a second, and before 3.4.31 a crash costs a second ttl.
+        # etcd ends leases twice a second, and the record of a crashed leader costs a second ttl.
         return 2 * self.ttl * 1.1 + 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from coordkit.backends.etcd import stubs
 from coordkit.testing.contract import Running, eventually
 from tests.servers.etcd import Etcd
 from tests.support.etcd_pair import handovers
+from tests.support.records import TRUST
 
 pytestmark = pytest.mark.backend("etcd")
 
@@ -77,28 +78,28 @@ def electors(url: str, names: list[str], ttl: float) -> Iterator[list[LeaderElec
         made[-1].close(timeout=PATIENCE)
 
 
-def needs_records(etcd: Etcd[Any]) -> bool:
-    from coordkit.backends.etcd.adapter import keeps_leases
+trusting_or_not = pytest.mark.parametrize(
+    ("options", "limit"), [("", 3), (TRUST, 2)], ids=["with-records", "trusting-leases"]
+)
 
-    return not keeps_leases(etcd.version)
 
-
-def test_acquiring_and_releasing_costs_two_writes(etcd: Etcd[Any]) -> None:
+@trusting_or_not
+def test_what_acquiring_and_releasing_writes(etcd: Etcd[Any], options: str, limit: int) -> None:
     rounds = 40
-    with electors(etcd.url("costs"), ["alone"], 60.0) as (elector,):
+    with electors(etcd.url("costs") + options, ["alone"], 60.0) as (elector,):
         elector.campaign(timeout=PATIENCE).resign()  # from here on there is a lease in hand
         before = proposals(etcd)
         for _ in range(rounds):
             elector.campaign(timeout=PATIENCE).resign()
         each = (proposals(etcd) - before) / rounds
-    limit = 3 if needs_records(etcd) else 2
-    print(f"{each:.2f} writes for an acquisition and its release, at most {limit} on {etcd.version}")
+    print(f"{each:.2f} writes for an acquisition and its release, at most {limit}")
     assert 1.5 < each <= limit + 0.1  # a write or two of etcd's own may fall between
 
 
-def test_a_handover_among_two_hundred_wakes_one(etcd: Etcd[Any]) -> None:
+@trusting_or_not
+def test_a_handover_among_two_hundred_wakes_one(etcd: Etcd[Any], options: str, limit: int) -> None:
     count, rounds = 200, 20
-    with electors(etcd.url("queue"), ["crowd"] * (count + 1), 60.0) as (leader, *others):
+    with electors(etcd.url("queue") + options, ["crowd"] * (count + 1), 60.0) as (leader, *others):
         term = leader.campaign(timeout=PATIENCE)
         led: list[Term] = []
         waiting = [Running(lambda each=each: led.append(each.campaign())) for each in others]  # type: ignore[misc]
@@ -118,7 +119,6 @@ def test_a_handover_among_two_hundred_wakes_one(etcd: Etcd[Any]) -> None:
         for one in others:
             one.close(timeout=0)
         del waiting
-    limit = 3 if needs_records(etcd) else 2
     print(f"{each:.2f} requests per handover with {count} waiting, at most {limit}; {messages:.2f} messages on watches")
     assert tokens == sorted(set(tokens))
     assert each <= limit
@@ -180,15 +180,10 @@ def peer_seconds(etcd: Etcd[Any], count: int) -> float:
 def test_a_handover_takes_little_more_than_the_least_that_carries_it(etcd: Etcd[Any]) -> None:
     urls = [etcd.url("pair", members=[member]) for member in etcd.members[:2]]
     ratios = []
-    limit: Callable[[dict[str, float]], float]
-    if needs_records(etcd):
-        limit = lambda found: 1.2 * found["event"] + found["commit"]  # noqa: E731
-    else:
-        limit = lambda found: 1.2 * found["event"]  # noqa: E731
     for _ in range(3):  # the machine is shared: the best of three counts
         taken = handovers(urls, 40)
         median = {what: statistics.median(samples) for what, samples in taken.items()}
-        ratios.append(median["store"] / limit(median))
+        ratios.append(median["store"] / (1.2 * median["event"] + median["commit"]))
         print({what: f"{seconds * 1e3:.2f} ms" for what, seconds in median.items()}, f"{ratios[-1]:.2f} of the limit")
         if ratios[-1] <= 1:
             return

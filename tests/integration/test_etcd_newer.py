@@ -1,28 +1,26 @@
-"""An etcd that leaves living leases alone, and the way there from one that does not.
+"""From one release of etcd to a newer one under a term, and candidates who trust its leases beside those who do not.
 
-The rule: whoever opened a session while an old member was there keeps records until it ends; who opened it later keeps
-none, but respects what is recorded. So both kinds contend in one election, and the tests let each follow the other.
+The rule: all but those who trust keep records, whatever the version; and whoever finds one respects it. So both kinds
+may follow each other in one election.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from coordkit import LeaderElector, Session, TermState
-from coordkit.backends.etcd.adapter import keeps_leases
 from coordkit.testing.contract import eventually
 from tests.expected import PLATFORM
 from tests.integration import etcd_newer_scenes as scenes
-from tests.integration import test_etcd_costs as costs
 from tests.servers.catalogue import NEWER
 from tests.servers.etcd import EtcdCluster
 from tests.support.children import Child
-from tests.support.records import Seen, announced, records
+from tests.support.records import TRUST, Seen, records, trusts
 
 pytestmark = [pytest.mark.backend("etcd"), pytest.mark.local_cluster, pytest.mark.timeout(100)]
 
@@ -32,171 +30,172 @@ LONG = 60.0  # a ttl that nobody waits for: who follows before it was told
 SHORT = 3.0  # a ttl that is waited for
 REST = 1.5  # s: etcd ends leases twice a second, and looks at a follower's clock
 
-
-def one_by_one(cluster: EtcdCluster) -> Iterator[int]:
-    """Upgrade a member, wait until all are ready, and tell how many have been; then the next."""
-    for number, member in enumerate(cluster.members, start=1):
-        cluster.upgrade(member, NEWER)
-        cluster.ready()
-        yield number
+kinds = pytest.mark.parametrize("options", ["", TRUST], ids=["keeps-records", "trusts"])
 
 
 @pytest.fixture
-def older(tmp_path: Path) -> Iterator[Callable[[int], EtcdCluster]]:
-    """Makes clusters of the machine's release, whose etcd needs records."""
-    with ExitStack() as stack:
-
-        def make(size: int) -> EtcdCluster:
-            cluster = stack.enter_context(EtcdCluster(tmp_path / "etcd", size))
-            if keeps_leases(cluster.version):
-                pytest.skip(f"{PLATFORM}its own etcd, {cluster.version}, needs no records")
-            return cluster
-
-        yield make
+def older(tmp_path: Path) -> Iterator[EtcdCluster]:
+    """Three members of the machine's release."""
+    with EtcdCluster(tmp_path / "etcd", 3) as cluster:
+        if not cluster.version.startswith("3.4."):
+            pytest.skip(f"{PLATFORM}its own etcd, {cluster.version}, is the newer one")
+        yield cluster
 
 
-def test_acquiring_and_releasing_costs_two_writes(newer_etcd: EtcdCluster) -> None:
-    assert not costs.needs_records(newer_etcd)
-    costs.test_acquiring_and_releasing_costs_two_writes(newer_etcd)
-    assert records(newer_etcd) == []
-
-
-def test_members_are_upgraded_one_by_one_under_a_term(older: Callable[[int], EtcdCluster]) -> None:
-    cluster = older(3)
-    with Session(cluster.url()).open() as before:
+def test_members_are_upgraded_one_by_one_under_a_term(older: EtcdCluster) -> None:
+    with Session(older.url()).open() as before:
         elector = LeaderElector(before, scenes.ELECTION, ttl=10.0)
         term = elector.campaign(timeout=PATIENCE)
-        assert announced(before.guarantees)
-        for upgraded in one_by_one(cluster):
+        recorded = records(older)
+        assert [(each.candidate, each.state) for each in recorded] == [(term.candidate.id, "leading")]
+        for member in older.members:
+            older.upgrade(member, NEWER)
+            older.ready()
             term.confirm()
             # Another drift makes it another session, of its own connections.
-            with Session(cluster.url(), drift=0.02).open() as fresh:
-                assert announced(fresh.guarantees) == (upgraded < 3), "until the last one is of the newer release"
-        assert keeps_leases(cluster.version)
+            with Session(older.url(), drift=0.02).open() as fresh:
+                assert not trusts(fresh.guarantees)
+                seen = LeaderElector(fresh, scenes.ELECTION, ttl=10.0).leader()
+                assert seen is not None
+                assert (seen.candidate.id, seen.token) == (term.candidate.id, term.token)
+            assert records(older) == recorded
+        assert not older.version.startswith("3.4.")
         left, asked = term.remaining(), time.monotonic()
         eventually(lambda: term.remaining() > left - (time.monotonic() - asked) + 1.0, "it is renewed", 10.0)
         assert (term.valid, term.state) == (True, TermState.LEADING)
-        (record,) = records(cluster)
-        assert (record.candidate, record.state) == (term.candidate.id, "leading")
         term.resign()
-        with elector.lead(timeout=PATIENCE) as again:
-            assert announced(before.guarantees), "it is the same session"
-            (record,) = records(cluster)
-            assert (record.candidate, record.state) == (again.candidate.id, "leading")
-        (resigned,) = records(cluster)
-        assert resigned.state == "resigned"
-        with Session(cluster.url(), drift=0.02).open() as after:
-            for _ in range(2):
-                with LeaderElector(after, scenes.ELECTION, ttl=LONG).lead(timeout=AT_ONCE) as last:
-                    assert last.token > again.token
-            assert records(cluster) == [resigned], "it writes none, and leaves alone what it finds"
+        assert [(each.candidate, each.state) for each in records(older)] == [(term.candidate.id, "resigned")]
+        with elector.lead(timeout=AT_ONCE) as again:
+            assert again.token > term.token
+            assert [(each.candidate, each.state) for each in records(older)] == [(again.candidate.id, "leading")]
 
 
-class Two:
-    """Two processes on a cluster of one member: one began before its upgrade and keeps records, one after it."""
+class Candidate:
+    """One process that contends."""
 
-    def __init__(self, cluster: EtcdCluster, stack: ExitStack, ttl: float) -> None:
-        self.cluster = cluster
-        self._stack = stack
+    def __init__(self, child: Child) -> None:
+        self.child = child
+
+    def leads(self, timeout: float = AT_ONCE) -> int:
+        """Its token, once it leads."""
+        return int(self.child.expect("leads", timeout))
+
+    def resigns(self) -> None:
+        """Done when this returns."""
+        self.child.tell("resign")
+        self.child.expect("resigned")
+
+    def ends(self) -> None:
+        """Its session is closed, and nothing has gone wrong."""
+        self.child.tell("end")
+        assert self.child.exit_code() == 0, self.child.errors
+
+
+class Seat:
+    """The election of the scenes, and who contends for it."""
+
+    def __init__(self, etcd: EtcdCluster, ttl: float) -> None:
+        self._etcd = etcd
         self._ttl = ttl
-        self.keeping = self._begun("keeps-records")
-        (_,) = one_by_one(cluster)
-        self.sparing = self.another()
 
-    def another(self) -> Child:
-        """One more that begins now."""
-        return self._begun("keeps-none")
+    @contextmanager
+    def candidate(self, options: str) -> Iterator[Candidate]:
+        """One more process, with these options in its URL."""
+        with Child(scenes.obey, self._etcd.url() + options, self._ttl) as child:
+            child.expect("trusts" if options else "keeps-records")
+            yield Candidate(child)
 
-    def waits(self, candidate: Child) -> None:
+    def waits(self, candidate: Candidate) -> None:
         """Let it campaign behind the leader."""
-        candidate.tell("campaign")
+        candidate.child.tell("campaign")
         eventually(lambda: len(self.entries()) == 2, "it waits", PATIENCE)
 
     def entries(self) -> list[int]:
         """The tokens of all candidates, in their order."""
-        return [key.create_revision for key in self.cluster.keys(f"{scenes.ELECTION}/")]
+        return [key.create_revision for key in self._etcd.keys(f"{scenes.ELECTION}/")]
 
     @property
-    def record(self) -> Seen:
-        """The one there is."""
-        (record,) = records(self.cluster)
-        return record
+    def record(self) -> Seen | None:
+        """If there is one."""
+        found = records(self._etcd)
+        assert len(found) <= 1
+        return found[0] if found else None
 
-    def _begun(self, says: str) -> Child:
-        child = self._stack.enter_context(Child(scenes.obey, self.cluster.url(), self._ttl))
-        child.expect(says)
-        return child
-
-
-def leads(candidate: Child, timeout: float = AT_ONCE) -> int:
-    """Its token, once it leads."""
-    return int(candidate.expect("leads", timeout))
+    @property
+    def state(self) -> str:
+        """Of the record."""
+        return "" if self.record is None else self.record.state
 
 
-def test_who_keeps_records_and_who_does_not_hand_over_at_once(older: Callable[[int], EtcdCluster]) -> None:
-    with ExitStack() as stack:
-        two = Two(older(1), stack, LONG)
-        two.keeping.tell("campaign")
-        tokens = [leads(two.keeping)]
+def test_who_trusts_and_who_does_not_hand_over_at_once(newer_etcd: EtcdCluster) -> None:
+    seat = Seat(newer_etcd, LONG)
+    with seat.candidate("") as keeping, seat.candidate(TRUST) as trusting:
+        trusting.child.tell("campaign")
+        tokens = [trusting.leads()]
+        assert seat.record is None
         for _ in range(2):
-            assert two.record.state == "leading"
-            two.waits(two.sparing)
-            two.keeping.tell("resign")
-            tokens.append(leads(two.sparing))
-            two.keeping.expect("resigned")
-            resigned = two.record
-            assert resigned.state == "resigned"
-            two.waits(two.keeping)
-            assert two.record == resigned, "who keeps none has not touched it"
-            two.sparing.tell("resign")
-            tokens.append(leads(two.keeping))
-            two.sparing.expect("resigned")
+            before = seat.record
+            seat.waits(keeping)
+            assert seat.record == before, "neither who trusts nor who waits has touched it"
+            trusting.resigns()
+            tokens.append(keeping.leads())
+            assert seat.state == "leading"
+            seat.waits(trusting)
+            keeping.child.tell("resign")
+            tokens.append(trusting.leads())
+            keeping.child.expect("resigned")
+            assert seat.state == "resigned"
+        trusting.resigns()
         assert tokens == sorted(set(tokens))
-        assert two.record.state == "leading"
-        for child, last_order in ((two.sparing, ""), (two.keeping, "resign")):
-            for order in filter(None, (last_order, "end")):
-                child.tell(order)
-            assert child.exit_code() == 0, child.errors
-        assert two.record.state == "resigned"
-        assert two.entries() == []
+        assert seat.entries() == []
+        keeping.ends()
+        trusting.ends()
 
 
-def test_who_follows_a_crash_waits_for_a_record_once(older: Callable[[int], EtcdCluster]) -> None:
-    with ExitStack() as stack:
-        two = Two(older(1), stack, SHORT)
-        two.sparing.tell("campaign")
-        tokens = [leads(two.sparing)]
-        two.waits(two.keeping)
-        assert records(two.cluster) == []
-
+@kinds
+def test_a_crash_costs_one_ttl_where_leases_are_trusted(newer_etcd: EtcdCluster, options: str) -> None:
+    seat = Seat(newer_etcd, SHORT)
+    with seat.candidate(TRUST) as first, seat.candidate(options) as second:
+        first.child.tell("campaign")
+        token = first.leads()
+        seat.waits(second)
+        assert seat.record is None
         killed_at = time.monotonic()
-        two.sparing.process.kill()
-        tokens.append(leads(two.keeping, SHORT + REST + AT_ONCE))
+        first.child.process.kill()
+        assert second.leads(SHORT + REST + AT_ONCE) > token
         took = time.monotonic() - killed_at
         print(f"without a record: followed after {took:.2f} s, ttl {SHORT:g} s")
         assert took < SHORT + REST, "no more than the lease"
-        assert two.record.state == "leading"
+        second.resigns()
+        assert seat.state == ("" if options else "resigned")
+        second.ends()
 
-        last = two.another()
-        two.waits(last)
-        two.keeping.process.kill()
-        eventually(lambda: len(two.entries()) == 1, "its lease has run out", SHORT + REST + AT_ONCE)
+
+@kinds
+def test_a_record_that_a_crash_has_left_is_waited_for_once(newer_etcd: EtcdCluster, options: str) -> None:
+    seat = Seat(newer_etcd, SHORT)
+    with seat.candidate("") as first, seat.candidate(options) as second, seat.candidate(TRUST) as third:
+        first.child.tell("campaign")
+        tokens = [first.leads()]
+        seat.waits(second)
+        left = seat.record
+        first.child.process.kill()
+        eventually(lambda: len(seat.entries()) == 1, "its lease has run out", SHORT + REST + AT_ONCE)
         gone_at = time.monotonic()
-        tokens.append(leads(last, SHORT + REST + AT_ONCE))
+        assert seat.record == left
+        tokens.append(second.leads(SHORT + REST + AT_ONCE))
         took = time.monotonic() - gone_at
         print(f"with a record: followed {took:.2f} s after the lease was gone, ttl {SHORT:g} s")
         assert took > SHORT - 0.5, "it waits a ttl more, and began to wait when it saw the key go"
-        last.tell("resign")
-        last.expect("resigned")
-        assert two.record.state == "resigned"
-        closed = two.record
-
-        for _ in range(2):
-            last.tell("campaign")
-            tokens.append(leads(last, SHORT / 2))
-            last.tell("resign")
-            last.expect("resigned")
-        assert two.record == closed, "nobody waits for it again, and nobody writes it"
+        second.resigns()
+        closed = seat.record
+        assert seat.state == "resigned"
+        for candidate in (third, second):
+            candidate.child.tell("campaign")
+            tokens.append(candidate.leads(SHORT / 2))
+            candidate.resigns()
+        if options:
+            assert seat.record == closed, "nobody waits for it again, and nobody writes it"
         assert tokens == sorted(set(tokens))
-        last.tell("end")
-        assert last.exit_code() == 0, last.errors
+        second.ends()
+        third.ends()

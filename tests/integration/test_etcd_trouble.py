@@ -213,7 +213,7 @@ def test_of_three_of_which_one_is_stopped_the_others_are_used(etcd: Etcd[Any]) -
 def test_a_member_that_connects_and_then_never_answers(etcd: Etcd[Any]) -> None:
     with Proxy(etcd.members[0].host, etcd.members[0].port) as proxy:
         url = f"etcd://{LOGIN}{proxy.host}:{proxy.port}/p"
-        proxy.hold_replies(after=b"MemberList")
+        proxy.hold_replies(after=b"KV/Range")
         with fails(Unavailable, within=5.0 + 0.5):
             opened(url)
         with elector_of(url) as elector, fails(Unavailable, within=1.5):

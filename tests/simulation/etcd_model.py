@@ -9,7 +9,7 @@ leaves the outcome open, chance decides.
   header is filled before the lease is prolonged (v3rpc/lease.go).
 - Only the leader's lessor counts. It prolongs every lease by an election timeout and its ttl when it takes office
   (lessor.Promote), and a leader that was deposed, but does not know it, goes on answering keepalives.
-- Before 3.4.31 and 3.5.13 such a leader revokes, when it goes on, the leases that have run out by its own count.
+- Such a leader revokes, when it goes on, the leases that have run out by its own count (`revokes`).
 - What a leader had not committed when it fell may be committed by the next one, or by nobody.
 """
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordkit.backends.etcd import stubs
-from coordkit.backends.etcd.adapter import keeps_leases
 from coordkit.testing.virtual import World
 from tests.simulation.etcd_store import PUT, Refusal, Store
 
@@ -154,8 +153,6 @@ class Member:
                 self._write(lambda store: store.revoke(request.ID) or self.rpc.LeaseRevokeResponse(), reply)
             case "LeaseTimeToLive":
                 self._with_primary(lambda at: at.time_to_live(self, request.ID, reply), reply)
-            case "MemberList":
-                reply(self._members())
             case "Status":
                 leader = 0 if self.lead is None else self.lead.id
                 reply(self.header(self.rpc.StatusResponse(version=self.version, leader=leader)))
@@ -178,13 +175,6 @@ class Member:
     @property
     def rpc(self) -> Any:
         return self.cluster.rpc
-
-    def _members(self) -> Any:
-        answer = self.header(self.rpc.MemberListResponse())
-        answer.header.revision = 0  # v3rpc/member.go fills in no revision
-        for member in self.cluster.members:
-            answer.members.add(ID=member.id, name=member.name)
-        return answer
 
     def _read(self, read: Callable[[Store], Any], reply: Reply) -> None:
         cluster = self.cluster
@@ -423,6 +413,7 @@ class Cluster:
         *,
         members: int = 3,
         version: str = "3.4.23",
+        revokes: bool = True,
         rates: Callable[[], float | None] = lambda: 1.0,
     ) -> None:
         self.world = world
@@ -441,6 +432,7 @@ class Cluster:
         self._orders: list[Proposal] = []  # of an operator, who tries until it is done
         self.patience = 2 * ELECTION  # s until a leader without a quorum steps down
         self.hop: Callable[[], float] = lambda: 0.0005  # s between members
+        self.revokes = revokes  # whether a leader that goes on revokes living leases
         self.scan = SCAN
         self.longest_ttl: int | None = None  # etcd grants no less than was asked for; its contract says that it may
         self.header_first = True  # False: a server which fills in the headers of keepalives afterwards
@@ -459,11 +451,6 @@ class Cluster:
     def quorum(self) -> int:
         """How many members are a majority."""
         return len(self.members) // 2 + 1
-
-    @property
-    def keeps_leases(self) -> bool:
-        """Whether no member, resumed, revokes a living lease."""
-        return all(keeps_leases(member.version) for member in self.members)
 
     def follows(self, member: Member) -> bool:
         """Whether a member, asked now, can learn the whole log from a leader that has a quorum."""
@@ -696,7 +683,7 @@ class Cluster:
         if not (member.paused or member.hung):
             return
         member.paused = member.hung = False
-        if member.primary and member is not self.leader and not keeps_leases(member.version):
+        if member.primary and member is not self.leader and self.revokes:
             for lease in member.run_out():
                 if (delay := self.wrongful()) is not None:
                     self.world.after(delay, lambda lease=lease: self._revoke_wrongly(lease))  # type: ignore[misc]

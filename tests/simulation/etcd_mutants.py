@@ -105,7 +105,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "record",
         "a leading record is not waited for",
         "a_revoked_living_lease_is_waited_for",
-        (ADAPTER, "return Behind(alive=False, wait=left) if left > 0 else None", "return None"),
+        (ADAPTER, "        if left > 0:\n", "        if left < 0:\n"),
     ),
     mutant(
         "record",
@@ -113,15 +113,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "a_revoked_living_lease_is_waited_for",
         (
             ADAPTER,
-            "if record is None or not record.leading or (record.lease, record.id) == mine:",
-            "if record is None or not record.leading or (record.lease, record.id) != mine:",
+            "not record.leading or (record.lease, record.id) == (first.lease, first.candidate.id):",
+            "not record.leading or (record.lease, record.id) != (first.lease, first.candidate.id):",
         ),
     ),
     mutant(
         "record",
         "half a ttl is waited",
         "a_revoked_living_lease_is_waited_for",
-        (ADAPTER, "left = waiting_time(record.ttl, self._backend.drift)", "left = 0.5 * record.ttl"),
+        (ADAPTER, "waiting_time(record.ttl, self.drift)", "0.5 * record.ttl"),
     ),
     mutant(
         "record",
@@ -137,25 +137,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "record",
         "no record is written",
         "a_revoked_living_lease_is_waited_for",
-        (
-            ADAPTER,
-            """
-        self.records = not all(
-""",
-            """
-        self.records = False and not all(
-""",
-        ),
-    ),
-    mutant(
-        "record",
-        "a member that says nothing is a new one",
-        "a_member_of_unknown_version_is_an_old_one",
-        (
-            ADAPTER,
-            "(version := versions.get(member.ID)) is not None and keeps_leases(version)",
-            "(version := versions.get(member.ID)) is None or keeps_leases(version)",
-        ),
+        (ADAPTER, "self.records = not trust_leases", "self.records = False"),
     ),
     mutant(
         "record",
@@ -269,10 +251,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             LEASES,
             """
-        elif tainted:
+        if tainted:
             self._sweep_from_now_on(lease)
 """,
-            "",
+            "\n",
         ),
     ),
     mutant(

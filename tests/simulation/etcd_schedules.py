@@ -29,7 +29,6 @@ from tests.simulation.etcd_store import Store
 from tests.simulation.etcd_wire import Fair, join
 from tests.simulation.storm import Broken
 
-OLD, NEW = "3.4.23", "3.5.13"  # a leader of etcd that goes on revokes living leases, and does not
 PLACE = Place("", "e")
 ROUNDING = 1e-6
 
@@ -76,7 +75,12 @@ class Client:
     def __init__(self, it: Scene, name: str, members: Sequence[int]) -> None:
         self.it = it
         self.process = it.world.process(name, rate=1.0)
-        self.connection = join(self.process, it.cluster, [it.cluster.members[number - 1] for number in members])
+        self.connection = join(
+            self.process,
+            it.cluster,
+            [it.cluster.members[number - 1] for number in members],
+            trust_leases=not it.records,
+        )
         self.connection._next = 0
         backend = self.process.keeper.backend
         assert isinstance(backend, EtcdBackend)
@@ -155,10 +159,11 @@ class Client:
 class Scene:
     """A world with a cluster whose leader is its first member, and clocks that are right."""
 
-    def __init__(self, world: World, ttl: float, version: str, members: int) -> None:
+    def __init__(self, world: World, ttl: float, records: bool, members: int) -> None:
         self.world = world
         self.ttl = ttl
-        self.cluster = Cluster(world, members=members, version=version)
+        self.records = records  # else leases are trusted, rightly: no leader that goes on revokes a living one
+        self.cluster = Cluster(world, members=members, revokes=records)
         self.cluster.scan = 0.0  # a lease that has run out is revoked in the next beat
         world.run(0.1)
 
@@ -215,10 +220,10 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(*, ttl: float = 5.0, version: str = NEW, members: int = 3, drift: float = 0.0) -> Iterator[Scene]:
+def scene(*, ttl: float = 5.0, records: bool = False, members: int = 3, drift: float = 0.0) -> Iterator[Scene]:
     """Clocks are right, and are believed to be: what is promised is what the cluster keeps, to the millisecond."""
     with World(1, drift=drift) as world:
-        made = Scene(world, ttl, version, members)
+        made = Scene(world, ttl, records, members)
         yield made
         failures = [failure for process in world.processes for failure in process.faults_of_the_core()]
         must(not failures, f"nothing in the adapter fails: {failures}")
@@ -421,7 +426,7 @@ def stands(it: Scene, answer: Any) -> None:
         must(candidacy.candidate.id.encode() in found[0].value, "and which carries its id")
 
 
-# -- the record of old servers -----------------------------------------------------------------------------
+# -- the record -----------------------------------------------------------------------------
 
 
 def _revoked_alive(it: Scene, a: Client, b: Client) -> None:
@@ -451,30 +456,20 @@ def _revoked_alive(it: Scene, a: Client, b: Client) -> None:
 
 @schedule
 def a_revoked_living_lease_is_waited_for() -> None:
-    with scene(version=OLD, ttl=6.0) as it:
+    with scene(records=True, ttl=6.0) as it:
         _revoked_alive(it, it.client("a", 2, 3), it.client("b", 3, 2))
 
 
 @schedule
 def a_lease_that_was_rounded_up_is_waited_for() -> None:
-    with scene(version=OLD, ttl=1.0) as it:
+    with scene(records=True, ttl=1.0) as it:
         _revoked_alive(it, it.client("a", 2, 3), it.client("b", 3, 2))
-
-
-@schedule
-def a_member_of_unknown_version_is_an_old_one() -> None:
-    """The URL names two new members of three; the third is old, and leads."""
-    with scene(version=NEW, ttl=6.0) as it:
-        it.member(3).version = OLD
-        it.cluster.elect(it.member(3))
-        it.world.run(0.5)
-        _revoked_alive(it, it.client("a", 1, 2), it.client("b", 2, 1))
 
 
 @schedule
 def a_waiter_leaves_the_leaders_record_alone() -> None:
     """A candidate whose claim was never answered goes; the record is the leader's all the same."""
-    with scene(version=OLD) as it:
+    with scene(records=True) as it:
         leader, a = it.client("leader"), it.client("a")
         leader.win(leader.candidacy())
         before = it.record()
@@ -490,7 +485,7 @@ def a_waiter_leaves_the_leaders_record_alone() -> None:
 @schedule
 def a_leader_whose_key_was_deleted_marks_its_record() -> None:
     """So that the next one need not wait for it; the first try is lost."""
-    with scene(version=OLD) as it:
+    with scene(records=True) as it:
         a = it.client("a")
         first = a.candidacy()
         grant = a.win(first)
@@ -504,7 +499,7 @@ def a_leader_whose_key_was_deleted_marks_its_record() -> None:
 @schedule
 def a_stranger_who_leads_is_waited_for() -> None:
     """`etcdctl elect` leaves no record: the order of the keys decides, at the first attempt and at the second."""
-    with scene(version=OLD) as it:
+    with scene(records=True) as it:
         it.stranger()
         a = it.client("a")
         waiting = a.candidacy()
@@ -515,7 +510,7 @@ def a_stranger_who_leads_is_waited_for() -> None:
 @schedule
 def a_record_is_claimed_with_a_key() -> None:
     """The candidate's key, and that of the stranger before it, are deleted; somebody else waits behind them."""
-    with scene(version=OLD) as it:
+    with scene(records=True) as it:
         key = it.stranger()
         a, b = it.client("a"), it.client("b")
         waiting = a.candidacy()
@@ -530,7 +525,7 @@ def a_record_is_claimed_with_a_key() -> None:
 @schedule
 def another_key_has_another_place() -> None:
     """Our key was first, and is deleted; a stranger comes, and then a create of ours that was long under way."""
-    with scene(version=OLD) as it:
+    with scene(records=True) as it:
         a = it.client("a")
         waiting = a.candidacy()
         it.put(PLACE.record, record_value(0xAA, "somebody", 1.0, leading=False))

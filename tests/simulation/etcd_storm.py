@@ -19,7 +19,6 @@ from tests.simulation.etcd_wire import SimulatedConnection, Wire, join
 from tests.simulation.storm import Run, Storm
 
 TTLS = (1.0, 2.0, 2.5, 5.0)  # the first is raised to what etcd grants, the third rounded up
-VERSIONS = ("3.4.23", "3.4.31", "3.5.6", "3.5.13")
 STRANGER = 0x5E  # the lease of a foreign contender
 
 
@@ -38,9 +37,10 @@ class EtcdStorm(Storm):
         self._loss = chance.choice((0.0, 0.003, 0.03))  # of single messages: each breaks a connection
         self._delay = chance.choice((0.001, 0.005, 0.015)) * self.ttl
         self.stay = chance.choice((1.0, 4.0))
+        self._over = False
         self.electors: list[VirtualElector] = []
         self.cluster = Cluster(
-            world, members=chance.choice((3, 3, 5)), version=chance.choice(VERSIONS), rates=self._extreme
+            world, members=chance.choice((3, 3, 5)), revokes=chance.random() < 0.6, rates=self._extreme
         )
         self._hops = chance.choice((0.0005, 0.002, 0.006)) * self.ttl
         self.cluster.hop = lambda: chance.expovariate(1 / self._hops)
@@ -50,6 +50,8 @@ class EtcdStorm(Storm):
     # --- candidates ------------------------------------------------------------------------------------------
 
     def _bear(self) -> None:
+        if self._over:
+            return
         super()._bear()
         process = self.world.processes[-1]
         self._promised(process)
@@ -77,7 +79,8 @@ class EtcdStorm(Storm):
             chosen = self.cluster.members
             if self.chance.random() < 0.2:  # whose URL names but some of the members
                 chosen = self.chance.sample(chosen, 2)
-            made = self._connections[process] = join(process, self.cluster, chosen)
+            trust = not self.cluster.revokes and self.chance.random() < 0.7  # else some write records, some do not
+            made = self._connections[process] = join(process, self.cluster, chosen, trust_leases=trust)
             for wire in made.wires.values():
                 wire.weather = Gusty(self)
         made_elector = super()._elector(process, election)
@@ -98,6 +101,7 @@ class EtcdStorm(Storm):
             await elector.desk.candidates(self.ttl)
 
     def _end_all(self) -> None:
+        self._over = True
         super()._end_all()
         for elector in self.electors:
             if not elector.process.dead:
@@ -251,13 +255,13 @@ class EtcdStorm(Storm):
         return self.chance.choice(list(self.chance.choice(living).wires.values())) if living else None
 
     def _a_key_is_deleted(self) -> Callable[[], None] | None:
-        """An operator deletes the leader's key: its term is revoked, and on old servers its record is waited for."""
+        """An operator deletes the leader's key: its term is revoked, and its record is waited for."""
         first = min(
             (kv for key, kv in self.cluster.store.keys.items() if kv.lease and key != self._strangers_key()),
             key=lambda kv: kv.create_revision,
             default=None,
         )
-        if first is None or self.chance.random() < 0.7 or self.cluster.keeps_leases:
+        if first is None or self.chance.random() < 0.7 or not self.cluster.revokes:
             return None
         rpc = self.cluster.rpc
         self._order(rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=first.key)))

@@ -64,6 +64,7 @@ class Wire:
         self.silent = False  # packets vanish
         self.refusing = False  # connections break, and none can be made
         self.channels: list[Channel] = []
+        self._busy_until = 0.0  # with what waited: nothing overtakes it
         self._stuck: list[Callable[[], None]] = []  # sent while it was silent: sent again when it is mended
         member.hangs_up.append(self.hang_up)
 
@@ -74,12 +75,19 @@ class Wire:
             self.hang_up()
 
     def mend(self) -> None:
-        """It works again; what waited arrives now, some of it."""
+        """It works again: what waited is sent again and arrives, in its order. Or the connections are found broken."""
         self.silent = self.refusing = False
         stuck, self._stuck = self._stuck, []
+        chance = self.world.chance
+        broken = chance.random() < 0.5
+        if broken:
+            self.hang_up()
+        seconds = 0.0
         for call in stuck:
-            if self.world.chance.random() < 0.5:
-                self.world.after(self.world.chance.uniform(0, 0.01), call)
+            seconds += chance.uniform(0, 0.001)
+            if not broken or chance.random() < 0.5:  # what was on its way before that may arrive all the same
+                self.world.after(seconds, call)
+        self._busy_until = self.world.now + seconds
 
     def hang_up(self) -> None:
         """Break the connections that stand."""
@@ -95,7 +103,7 @@ class Wire:
             else:
                 call()
 
-        self.world.after(seconds, arrive)
+        self.world.after(max(seconds, self._busy_until - self.world.now), arrive)
 
 
 class Channel:
@@ -389,8 +397,10 @@ class SimulatedConnection(Connection):
         return Channel(self.wires[name])
 
 
-def join(process: Process, cluster: Cluster, members: list[Member] | None = None) -> SimulatedConnection:
+def join(
+    process: Process, cluster: Cluster, members: list[Member] | None = None, *, trust_leases: bool = False
+) -> SimulatedConnection:
     """Give a process the real etcd adapter, as its session with this cluster."""
     made = SimulatedConnection(process, cluster, members)
-    process.use(EtcdBackend(made, "", process, process.world.drift))
+    process.use(EtcdBackend(made, "", process, process.world.drift, trust_leases=trust_leases))
     return made

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from coordkit.audit import Fate
 from coordkit.backends.etcd import stubs
 from tests.simulation.etcd_schedules import SCHEDULES
 from tests.simulation.etcd_store import DELETE, LEASE_EXISTS, NO_LEASE, PUT, Refusal, Store
@@ -21,15 +22,12 @@ from tests.simulation.etcd_storm import TROUBLES, storm
 
 GROUPS = 8
 PER_GROUP = 4
-# What the seeds below simulate, less two fifths. Without a floor a simulation in which nobody leads would pass.
-LEADERSHIPS = 260
-FLOORS = {"resigned": 210, "expired": 22, "killed": 17, "revoked": 1, "revoked alive": 13, "proclaimed": 80}
+# What each group simulates at least: about half of the poorest. Without a floor a simulation in which nobody leads
+# would pass. Each group for itself: they run on several workers.
+LEADERSHIPS, LOSSES, KINDS = 20, 2, 5
 
 asked = os.environ.get("COORDKIT_SEED")
 SEEDS = [[int(asked)]] if asked else [list(range(n * PER_GROUP, (n + 1) * PER_GROUP)) for n in range(GROUPS)]
-
-simulated: Counter[str] = Counter()
-done: set[int] = set()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -38,26 +36,20 @@ def test_the_promise_holds(name: str) -> None:
 
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: f"seeds-{seeds[0]}-to-{seeds[-1]}")
-def test_nobody_leads_beside_another(seeds: list[int]) -> None:
+def test_nobody_leads_beside_another(seeds: list[int], record_property: Callable[[str, object], None]) -> None:
+    simulated = Counter[str]()
     for seed in seeds:
         run = storm(seed)
         report = run.check()
-        done.add(seed)
         simulated["leaderships"] += report.terms
-        simulated.update(span.reason or span.fate.value for span in report.spans)
+        simulated["losses"] += report.terms - report.count(Fate.RESIGNED)
         simulated.update(run.troubles)
-
-
-@pytest.mark.skipif(asked is not None, reason="one seed was asked for")
-def test_the_simulation_has_simulated_something(record_property: Callable[[str, object], None]) -> None:
-    for seeds in SEEDS:  # those that ran on another worker, or were not selected
-        test_nobody_leads_beside_another([seed for seed in seeds if seed not in done])
     for what, count in sorted(simulated.items()):
         record_property(what, count)
-    print(f"\n{simulated['leaderships']} leaderships simulated: {dict(simulated)}")
-    assert simulated["leaderships"] >= LEADERSHIPS
-    assert not {what: simulated[what] for what, floor in FLOORS.items() if simulated[what] < floor}
-    assert all(simulated[kind] for kind in TROUBLES), "every trouble has happened"
+    if asked is None:
+        assert simulated["leaderships"] >= LEADERSHIPS
+        assert simulated["losses"] >= LOSSES
+        assert sum(simulated[kind] > 0 for kind in TROUBLES) >= KINDS
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import pytest
 
 from coordkit.backends.contract import OBSERVE_SECONDS, Behind, Candidacy, Grant, Lost, Renewed, Unknown
-from coordkit.backends.etcd.adapter import EtcdBackend, keeps_leases
+from coordkit.backends.etcd.adapter import EtcdBackend
 from coordkit.backends.etcd.connection import Beat
 from coordkit.backends.etcd.layout import Place, record_value
 from coordkit.backends.etcd.leases import Lease, counts
 from coordkit.backends.etcd.requests import Requests
 from coordkit.clock import new_candidate_id
-from coordkit.errors import OutcomeUnknown, Rejected
+from coordkit.errors import OutcomeUnknown, Rejected, Unavailable
 from coordkit.lease import Instant
 from coordkit.model import CandidateInfo
 from coordkit.testing.virtual import World
@@ -75,7 +75,9 @@ class Client:
         self.weather = Doctored()
         for wire in self.connection.wires.values():
             wire.weather = self.weather
-        self.backend = EtcdBackend(self.connection, "", self.process, scene.world.drift)
+        self.backend = EtcdBackend(
+            self.connection, "", self.process, scene.world.drift, trust_leases=scene.trust_leases
+        )
         self.does(self.backend.open())
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -123,9 +125,10 @@ class Client:
 class Scene:
     """A cluster, its clients, and its operator."""
 
-    def __init__(self, world: World, version: str) -> None:
+    def __init__(self, world: World, *, trust_leases: bool) -> None:
         self.world = world
-        self.cluster = Cluster(world, version=version)
+        self.trust_leases = trust_leases
+        self.cluster = Cluster(world, revokes=not trust_leases)
         self.requests = Requests(self.cluster.rpc)
         self._clients: list[Client] = []
         world.run(0.5)
@@ -196,17 +199,17 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def old(world: World) -> Iterator[Scene]:
-    """Of a version that needs records."""
-    scene = Scene(world, "3.4.23")
+def recorded(world: World) -> Iterator[Scene]:
+    """With records."""
+    scene = Scene(world, trust_leases=False)
     yield scene
     scene.nothing_died()
 
 
 @pytest.fixture
-def new(world: World) -> Iterator[Scene]:
-    """Of one that needs none."""
-    scene = Scene(world, "3.4.31")
+def trusting(world: World) -> Iterator[Scene]:
+    """Without."""
+    scene = Scene(world, trust_leases=True)
     yield scene
     scene.nothing_died()
 
@@ -214,13 +217,13 @@ def new(world: World) -> Iterator[Scene]:
 # -- renewals ----------------------------------------------------------------------------------------------------------
 
 
-def test_each_grant_gets_its_own_answer_while_one_is_resigned(old: Scene) -> None:
-    client = old.client()
+def test_each_grant_gets_its_own_answer_while_one_is_resigned(recorded: Scene) -> None:
+    client = recorded.client()
     (resigned, first), (deleted, second), (_, third) = (client.leads(name) for name in ("a", "b", "c"))
-    old.delete(old.entry("b", deleted).key)
+    recorded.delete(recorded.entry("b", deleted).key)
     client.weather.replies["Txn"] = takes(1.0)
     renewing = client.start(client.backend.renew([first, second, third]))
-    old.world.run(0.1)
+    recorded.world.run(0.1)
     client.weather.calm()
     client.does(resigned.resign())
     assert not renewing.done(), "its answer is still on its way"
@@ -229,12 +232,12 @@ def test_each_grant_gets_its_own_answer_while_one_is_resigned(old: Scene) -> Non
     assert isinstance(answers[2], Renewed)
 
 
-def test_an_attempt_counts_no_keepalive_that_was_sent_after_its_answer(old: Scene) -> None:
-    client = old.client()
+def test_an_attempt_counts_no_keepalive_that_was_sent_after_its_answer(recorded: Scene) -> None:
+    client = recorded.client()
     _, grant = client.leads("x")
     client.weather.replies["Txn"] = takes(1.0)
     attempting = client.start(client.candidacy("y").attempt())
-    old.world.run(0.2)
+    recorded.world.run(0.2)
     answered = client.process.clock.now()
     beaten(client, grant)
     won = client.ended(attempting)
@@ -242,14 +245,14 @@ def test_an_attempt_counts_no_keepalive_that_was_sent_after_its_answer(old: Scen
     assert won.promise.sent.boot <= answered.boot, "an old leader of etcd may have answered the keepalive"
 
 
-def test_a_renewal_counts_no_keepalive_of_another_round(old: Scene) -> None:
-    client = old.client()
+def test_a_renewal_counts_no_keepalive_of_another_round(recorded: Scene) -> None:
+    client = recorded.client()
     (_, first), (_, second) = client.leads("x"), client.leads("y")
     client.weather.replies["Txn"] = takes(1.0)
     renewing = client.start(client.backend.renew([first]))
-    old.world.run(0.05)
+    recorded.world.run(0.05)
     attempting = client.start(client.candidacy("z").attempt())
-    old.world.run(0.2)
+    recorded.world.run(0.2)
     answered = client.process.clock.now()
     beaten(client, second)
     (renewed,) = client.ended(renewing)
@@ -279,14 +282,14 @@ def test_a_raft_term_that_a_member_does_not_know_counts_nothing() -> None:
     assert not counts(Beat(instant, 5, 0, 0), 0)
 
 
-def test_a_call_that_had_no_time_takes_nobodys_endpoint(old: Scene) -> None:
-    client = old.client()
+def test_a_call_that_had_no_time_takes_nobodys_endpoint(recorded: Scene) -> None:
+    client = recorded.client()
     leading, grant = client.leads("x")
     client.weather.replies["Txn"] = takes(1.0)
     attempting = client.start(client.candidacy("y").attempt())
-    old.world.run(0.1)
+    recorded.world.run(0.1)
     client.weather.requests["LeaseKeepAlive"] = takes(0.5)
-    lease = old.entry("x", leading).lease
+    lease = recorded.entry("x", leading).lease
     with pytest.raises(OutcomeUnknown):
         client.does(client.connection.keep_alive([lease], seconds=0.02))
     client.weather.calm()
@@ -297,12 +300,12 @@ def test_a_call_that_had_no_time_takes_nobodys_endpoint(old: Scene) -> None:
 # -- what keeps leases alive -------------------------------------------------------------------------------------------
 
 
-def test_a_lease_that_is_revoked_under_a_keepalive_stops_no_other(old: Scene) -> None:
+def test_a_lease_that_is_revoked_under_a_keepalive_stops_no_other(recorded: Scene) -> None:
     ttl = 6.0
-    client = old.client()
+    client = recorded.client()
     client.leads("x", ttl)
     going = client.waits("x", ttl)
-    lease = old.entry("x", going).lease
+    lease = recorded.entry("x", going).lease
     beaten = asyncio.Event()
 
     def slow(requests: Any) -> float:
@@ -311,39 +314,39 @@ def test_a_lease_that_is_revoked_under_a_keepalive_stops_no_other(old: Scene) ->
         return 0.2
 
     client.weather.requests["LeaseKeepAlive"] = slow
-    old.world.run_until(beaten.is_set)
+    recorded.world.run_until(beaten.is_set)
     client.does(going.resign(), within=0.15)
-    old.world.run(4 * ttl)
-    assert len(old.entries("x")) == 1, "the other candidate's lease is kept alive"
+    recorded.world.run(4 * ttl)
+    assert len(recorded.entries("x")) == 1, "the other candidate's lease is kept alive"
 
 
-def test_a_failure_of_any_kind_ends_no_keeping_alive(old: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_any_kind_ends_no_keeping_alive(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ttl = 6.0
-    client = old.client()
+    client = recorded.client()
     client.leads("x", ttl)
     monkeypatch.setattr(client.connection, "keep_alive", once(RuntimeError("odd"), client.connection.keep_alive))
-    old.world.run(4 * ttl)
-    assert len(old.entries("x")) == 1
+    recorded.world.run(4 * ttl)
+    assert len(recorded.entries("x")) == 1
 
 
 def test_a_lease_that_is_gone_and_still_claimed_does_not_stop_the_loop(
-    old: Scene, monkeypatch: pytest.MonkeyPatch
+    recorded: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = old.client()
+    client = recorded.client()
     (leading, _), _ = client.leads("x"), client.leads("y")
-    old.revoke(old.entry("x", leading).lease)
+    recorded.revoke(recorded.entry("x", leading).lease)
     beat, count = client.backend.leases.beat, Counter[float]()
 
     async def counted(*arguments: Any, **options: Any) -> Any:
-        count[old.world.now] += 1
-        if count[old.world.now] > 100:
+        count[recorded.world.now] += 1
+        if count[recorded.world.now] > 100:
             pytest.fail("it spins, and no other task runs")  # ends it, too: of no Exception
         return await beat(*arguments, **options)
 
     monkeypatch.setattr(client.backend.leases, "beat", counted)
     assert isinstance(client.does(client.candidacy("z").attempt()), Grant), "by a new lease"
     passes = client.process.passes
-    old.world.run(2 * TTL)
+    recorded.world.run(2 * TTL)
     assert client.process.passes - passes < 1000
 
 
@@ -362,17 +365,17 @@ def once(error: Exception, call: Callable[..., Coroutine[Any, Any, Any]]) -> Cal
 # -- what is swept -----------------------------------------------------------------------------------------------------
 
 
-def test_a_late_create_is_swept_although_a_sister_keeps_the_lease(old: Scene) -> None:
-    client = old.client()
+def test_a_late_create_is_swept_although_a_sister_keeps_the_lease(recorded: Scene) -> None:
+    client = recorded.client()
     _, grant = client.leads("y")
-    late_create(old, client)
+    late_create(recorded, client)
     keep(client, grant, TTL)
-    assert not old.entries("x")
-    assert old.stands("y", grant)
+    assert not recorded.entries("x")
+    assert recorded.stands("y", grant)
 
 
-def test_a_failure_of_any_kind_ends_no_sweeping(old: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = old.client()
+def test_a_failure_of_any_kind_ends_no_sweeping(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = recorded.client()
     _, grant = client.leads("y")
     # The first sweep comes before the create: it is the second one that fails, and the third must still come.
     sweep, count = client.backend.leases._sweep, iter(range(3))
@@ -383,9 +386,9 @@ def test_a_failure_of_any_kind_ends_no_sweeping(old: Scene, monkeypatch: pytest.
         await sweep(lease)
 
     monkeypatch.setattr(client.backend.leases, "_sweep", failing)
-    late_create(old, client)
+    late_create(recorded, client)
     keep(client, grant, 1.5 * TTL)
-    assert not old.entries("x")
+    assert not recorded.entries("x")
 
 
 def late_create(scene: Scene, client: Client) -> None:
@@ -410,8 +413,8 @@ def keep(client: Client, grant: Grant, seconds: float) -> None:
         client.world.run(TTL / 6)
 
 
-def test_an_entry_whose_resignation_was_refused_is_swept(old: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = old.client()
+def test_an_entry_whose_resignation_was_refused_is_swept(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = recorded.client()
     (refused, _), (_, grant) = client.leads("x"), client.leads("y")
     call = client.connection.call
 
@@ -425,70 +428,70 @@ def test_an_entry_whose_resignation_was_refused_is_swept(old: Scene, monkeypatch
         with pytest.raises(Rejected):
             client.does(refused.resign())
     keep(client, grant, TTL)
-    assert not old.entries("x"), "it stands in nobody's way"
-    assert old.stands("y", grant)
+    assert not recorded.entries("x"), "it stands in nobody's way"
+    assert recorded.stands("y", grant)
 
 
 # -- attempts ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_whose_clean_up_was_cancelled_does_not_win_on_what_is_being_revoked(new: Scene) -> None:
+def test_an_attempt_whose_clean_up_was_cancelled_does_not_win_on_what_is_being_revoked(trusting: Scene) -> None:
     ttl = 3.0
-    client = new.client()
+    client = trusting.client()
     first, _ = client.leads("x", ttl)
     mine = client.waits("x", ttl)  # by a second lease, which is revoked when it is not needed
     client.does(first.resign())
     other = client.waits("x", ttl)
     client.wins(mine)
-    new.delete(new.entry("x", mine).key)
+    trusting.delete(trusting.entry("x", mine).key)
     client.weather.requests["LeaseRevoke"] = takes(1.2)
     cleaning_up = client.start(mine.attempt())
-    new.world.run(ttl / 3)
+    trusting.world.run(ttl / 3)
     assert client.weather.sent["LeaseRevoke"] == 1
     assert not cleaning_up.done()
     cleaning_up.cancel()
     client.does(other.resign())
     grant = client.wins(mine)
-    new.world.run(0.5)  # the revocation has come
-    assert new.stands("x", grant)
+    trusting.world.run(0.5)  # the revocation has come
+    assert trusting.stands("x", grant)
     assert isinstance(client.renews(grant)[0], Renewed)
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_what_was_said_of_a_key_is_not_said_of_the_next_one(recorded: bool, old: Scene) -> None:
-    client = old.client()
+@pytest.mark.parametrize("with_record", [True, False])
+def test_what_was_said_of_a_key_is_not_said_of_the_next_one(with_record: bool, recorded: Scene) -> None:
+    client = recorded.client()
     place = Place("", "x")
-    old.put(place.record, record_value(0x77, "another", TTL, leading=False))
+    recorded.put(place.record, record_value(0x77, "another", TTL, leading=False))
     client.weather.requests["Txn"] = breaks_at(2)  # it is first; its claim is lost on the way
     mine = client.candidacy("x")
     with pytest.raises(OutcomeUnknown):
         client.does(mine.attempt())
     client.weather.calm()
-    kv = old.entry("x", mine)
-    old.delete(kv.key)
-    old.commands(lambda store: store.grant(STRANGER, 3600))
-    old.put(place.entry(STRANGER), b"etcdctl", STRANGER)
-    old.put(kv.key, kv.value, kv.lease)  # and its create comes once more, late
-    if not recorded:
-        old.delete(place.record)
+    kv = recorded.entry("x", mine)
+    recorded.delete(kv.key)
+    recorded.commands(lambda store: store.grant(STRANGER, 3600))
+    recorded.put(place.entry(STRANGER), b"etcdctl", STRANGER)
+    recorded.put(kv.key, kv.value, kv.lease)  # and its create comes once more, late
+    if not with_record:
+        recorded.delete(place.record)
     for _ in range(2):
         behind = client.does(mine.attempt())
         assert isinstance(behind, Behind), "somebody else is first"
         assert behind.alive
-    old.delete(place.entry(STRANGER))
+    recorded.delete(place.entry(STRANGER))
     client.wins(mine)
 
 
-def test_a_win_whose_key_goes_before_it_is_handed_out_is_no_win(new: Scene) -> None:
+def test_a_win_whose_key_goes_before_it_is_handed_out_is_no_win(trusting: Scene) -> None:
     ttl = 6.0
-    leading, _ = new.client().leads("x", ttl)
-    leader = new._clients[0]
-    client = new.client()
+    leading, _ = trusting.client().leads("x", ttl)
+    leader = trusting._clients[0]
+    client = trusting.client()
     client.weather.requests["LeaseKeepAlive"] = takes(NEVER)
     mine = client.waits("x", ttl)
-    new.world.run(0.6 * ttl)  # so the lease's promise is renewed before it is handed out
+    trusting.world.run(0.6 * ttl)  # so the lease's promise is renewed before it is handed out
     leader.does(leading.resign())
-    key = new.entry("x", mine).key
+    key = trusting.entry("x", mine).key
     gone: list[bytes] = []
 
     def first_seen(message: Any) -> float:
@@ -498,35 +501,35 @@ def test_a_win_whose_key_goes_before_it_is_handed_out_is_no_win(new: Scene) -> N
     def deleted(message: Any) -> float:
         if not gone:
             gone.append(key)
-            new.delete(key)
+            trusting.delete(key)
         return HOP
 
     client.weather.requests.clear()
     client.weather.replies["Txn"] = first_seen
     grant = client.wins(mine)
     assert gone
-    assert new.stands("x", grant)
+    assert trusting.stands("x", grant)
 
 
-def test_a_strange_value_under_our_key_costs_one_lease_and_no_more(new: Scene) -> None:
-    client = new.client()
+def test_a_strange_value_under_our_key_costs_one_lease_and_no_more(trusting: Scene) -> None:
+    client = trusting.client()
     before, _ = client.leads("x")
-    lease = new.entry("x", before).lease
+    lease = trusting.entry("x", before).lease
     client.does(before.resign())  # its lease is kept for the next one
     place = Place("", "x")
-    new.put(place.entry(lease), b"strange", lease)
+    trusting.put(place.entry(lease), b"strange", lease)
     sent = client.weather.sent.total()
     _, grant = client.leads("x")
     assert client.weather.sent.total() - sent < 12
-    assert new.stands("x", grant), "and the strange one is gone"
+    assert trusting.stands("x", grant), "and the strange one is gone"
 
 
-def test_an_attempt_that_decides_nothing_ends_after_a_few_rounds(new: Scene) -> None:
-    client = new.client()
+def test_an_attempt_that_decides_nothing_ends_after_a_few_rounds(trusting: Scene) -> None:
+    client = trusting.client()
     place = Place("", "x")
 
     def strange(grant: Any) -> float:
-        new.put(place.entry(grant.ID), b"strange", grant.ID)
+        trusting.put(place.entry(grant.ID), b"strange", grant.ID)
         return HOP
 
     client.weather.replies["LeaseGrant"] = strange
@@ -536,17 +539,17 @@ def test_an_attempt_that_decides_nothing_ends_after_a_few_rounds(new: Scene) -> 
     assert client.weather.sent.total() - sent < 40
     client.weather.calm()
     mine, grant = client.leads("x")
-    assert [kv.create_revision for kv in new.entries("x")] == [grant.token], "of the strange ones none is left"
+    assert [kv.create_revision for kv in trusting.entries("x")] == [grant.token], "of the strange ones none is left"
     client.does(mine.resign())
 
 
 # -- resignations ------------------------------------------------------------------------------------------------------
 
 
-def test_a_resignation_repeated_marks_the_record_although_the_key_was_gone(old: Scene) -> None:
-    client, other = old.client(), old.client()
+def test_a_resignation_repeated_marks_the_record_although_the_key_was_gone(recorded: Scene) -> None:
+    client, other = recorded.client(), recorded.client()
     mine, _ = client.leads("x")
-    old.delete(old.entry("x", mine).key)
+    recorded.delete(recorded.entry("x", mine).key)
     client.weather.requests["Txn"] = breaks_at(2)
     with pytest.raises(OutcomeUnknown):
         client.does(mine.resign())
@@ -555,10 +558,10 @@ def test_a_resignation_repeated_marks_the_record_although_the_key_was_gone(old: 
     other.leads("x")  # at once: nobody is waited for
 
 
-def test_a_resignation_marks_the_record_although_the_lease_was_gone(old: Scene) -> None:
-    client, other = old.client(), old.client()
+def test_a_resignation_marks_the_record_although_the_lease_was_gone(recorded: Scene) -> None:
+    client, other = recorded.client(), recorded.client()
     (mine, _), (_, sister) = client.leads("x"), client.leads("y")
-    old.revoke(old.entry("x", mine).lease)
+    recorded.revoke(recorded.entry("x", mine).lease)
     client.leads("z")  # by which the session learns it
     assert isinstance(client.renews(sister)[0], Lost)
     client.does(mine.resign())
@@ -568,21 +571,16 @@ def test_a_resignation_marks_the_record_although_the_lease_was_gone(old: Scene) 
 # -- opening and watching ----------------------------------------------------------------------------------------------
 
 
-def test_a_session_can_be_opened_again_after_it_was_used(old: Scene) -> None:
+def test_a_session_can_be_opened_again_after_it_was_used(recorded: Scene) -> None:
     """The list of members comes without a revision: it has not gone back."""
-    client = old.client()
+    client = recorded.client()
     _, grant = client.leads("x")
     client.does(client.backend.open())
     assert isinstance(client.renews(grant)[0], Renewed)
 
 
-def test_a_pre_release_may_lack_the_fix() -> None:
-    assert keeps_leases("3.6.0")
-    assert not keeps_leases("3.6.0-alpha.0")
-
-
-def test_a_watch_from_now_on_misses_nothing_while_its_stream_is_opened_again(old: Scene) -> None:
-    client, leader = old.client(), old.client()
+def test_a_watch_from_now_on_misses_nothing_while_its_stream_is_opened_again(recorded: Scene) -> None:
+    client, leader = recorded.client(), recorded.client()
     hints = 0
 
     async def observe() -> None:
@@ -591,28 +589,152 @@ def test_a_watch_from_now_on_misses_nothing_while_its_stream_is_opened_again(old
             hints += 1
 
     client.start(observe())
-    old.world.run(1.0)
+    recorded.world.run(1.0)
     before = hints
     for wire in client.connection.wires.values():
         wire.cut(refused=True)
     leader.leads("x")  # while there is no stream
-    old.world.run(0.1)
+    recorded.world.run(0.1)
     assert hints == before
     for wire in client.connection.wires.values():
         wire.mend()
-    old.world.run_until(lambda: hints > before, OBSERVE_SECONDS / 2)
+    recorded.world.run_until(lambda: hints > before, OBSERVE_SECONDS / 2)
 
 
-def test_an_odd_answer_ends_no_watching(old: Scene) -> None:
-    client, leader = old.client(), old.client()
+def test_an_odd_answer_ends_no_watching(recorded: Scene) -> None:
+    client, leader = recorded.client(), recorded.client()
     leading, _ = leader.leads("x")
     waiting = client.waits("x")
-    old.world.run(0.1)
-    for member in old.cluster.members:
+    recorded.world.run(0.1)
+    for member in recorded.cluster.members:
         for stream in member.streams:
             stream._answer(99, created=True)  # which nobody has asked for
-    old.world.run(2.0)
+    recorded.world.run(2.0)
     told = client.start(waiting.changed())
     leader.does(leading.resign())
     client.ended(told, within=1.0)
     client.wins(waiting)
+
+
+# -- what was sent -----------------------------------------------------------------------------------------------------
+
+
+def unreachable(client: Client, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """No endpoint is to be had after so many transactions."""
+    call, endpoint = client.connection.call, client.connection.endpoint
+    sent = 0
+
+    async def counting(operation: str, method: Any, request: Any, **more: Any) -> Any:
+        nonlocal sent
+        answer = await call(operation, method, request, **more)
+        sent += type(request).__name__ == "TxnRequest"
+        return answer
+
+    async def lost(seconds: float) -> Any:
+        if sent >= after:
+            raise Unavailable("no endpoint answers", backend="etcd")
+        return await endpoint(seconds)
+
+    monkeypatch.setattr(client.connection, "call", counting)
+    monkeypatch.setattr(client.connection, "endpoint", lost)
+
+
+def test_what_fails_after_the_create_may_have_happened(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told `Unavailable` takes it that there is nothing to remove."""
+    client, other = recorded.client(), recorded.client()
+    first, _ = client.leads("x")
+    client.does(first.resign())  # leaves a record, so that the next win takes two transactions
+    mine = client.candidacy("x")
+    with monkeypatch.context() as patch:
+        unreachable(client, patch, after=1)
+        with pytest.raises(OutcomeUnknown):
+            client.does(mine.attempt())
+    client.does(mine.resign())
+    other.leads("x")
+
+
+def test_what_fails_before_the_create_leaves_no_claim(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = recorded.client()
+    _, grant = client.leads("x")
+    mine = client.candidacy("y")
+    with monkeypatch.context() as patch:
+        unreachable(client, patch, after=0)
+        with pytest.raises(Unavailable):
+            client.does(mine.attempt())
+    assert [len(lease.claims) for lease in client.backend.leases._all] == [1], "that of the term alone"
+    assert isinstance(client.renews(grant)[0], Renewed)
+
+
+# -- the record of a leader whose key is gone --------------------------------------------------------------------------
+
+
+def test_who_campaigns_again_goes_on_waiting_for_a_record(recorded: Scene) -> None:
+    """Else campaigns that are shorter than the ttl would never win after a crash."""
+    client, other = recorded.client(), recorded.client()
+    dead, _ = other.leads("x")
+    recorded.delete(recorded.entry("x", dead).key)  # as after a crash, or a wrong revocation
+    start = client.process.clock.now()
+    waited = 0.0
+    for _ in range(8):
+        mine = client.candidacy("x")
+        answer = client.does(mine.attempt())
+        if isinstance(answer, Grant):
+            break
+        assert not answer.alive
+        recorded.world.run(TTL / 4)
+        client.does(mine.resign())
+        waited = client.process.clock.now().mono - start.mono
+    assert isinstance(answer, Grant), "eight campaigns of a quarter of the ttl are enough"
+    assert waited > TTL, "and it has been waited for"
+
+
+def test_the_second_in_the_queue_has_waited_as_well(recorded: Scene) -> None:
+    client, other = recorded.client(), recorded.client()
+    dead, _ = other.leads("x")
+    recorded.delete(recorded.entry("x", dead).key)
+    first, second = other.candidacy("x"), client.candidacy("x")
+    assert not isinstance(other.does(first.attempt()), Grant)
+    assert isinstance(client.does(second.attempt()), Behind)
+    recorded.world.run(1.1 * TTL)
+    other.does(first.resign())
+    assert isinstance(client.does(second.attempt()), Grant)
+
+
+def test_a_refused_resignation_watches_no_more(recorded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = recorded.client()
+    mine, _ = client.leads("x")
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise Rejected("not now", backend="etcd")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.connection, "call", refused)
+        with pytest.raises(Rejected):
+            client.does(mine.resign())
+    assert not client.backend.watches._all
+
+
+def test_a_session_closed_while_a_lease_is_granted_keeps_nothing_alive(recorded: Scene) -> None:
+    client = recorded.client()
+    mine = client.candidacy("x")
+    attempt = client.start(mine.attempt())
+    recorded.world.run(HOP / 2)
+    attempt.cancel()
+    client.does(client.backend.leases.close())
+    assert client.backend.leases._beating is None or client.backend.leases._beating.done()
+
+
+def test_who_trusts_leases_and_waits_for_a_record_is_no_leader_yet(trusting: Scene) -> None:
+    client = trusting.client()
+    place = Place("", "x")
+    trusting.put(place.record, record_value(0x77, "another", TTL, leading=True))
+    mine = client.candidacy("x")
+    behind = client.does(mine.attempt())
+    assert isinstance(behind, Behind)
+    assert not behind.alive
+    assert client.does(client.backend.leader("x")) is None
+    trusting.world.run(1.1 * TTL)
+    grant = client.wins(mine)
+    seen = client.does(client.backend.leader("x"))
+    assert seen is not None
+    assert int(seen.token) == grant.token

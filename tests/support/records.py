@@ -1,4 +1,4 @@
-"""What can be seen from outside of the records that coordkit keeps on servers that may revoke living leases."""
+"""What can be seen from outside of the records that coordkit keeps, because etcd may revoke living leases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from coordkit import Guarantees
 from tests.servers.etcd import Etcd
 
 RECORD = b".coordkit"  # how their keys end
+TRUST = "?trust_leases=true"  # added to a URL: without records
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,14 @@ class Seen:
     revision: int
 
 
-def announced(guarantees: Guarantees) -> bool:
-    """Whether a session says that it needs records: then those who know nothing of them are a danger."""
-    return any("do not wait" in each for each in guarantees.not_covered)
+def trusts(guarantees: Guarantees) -> bool:
+    """Whether a session says that it keeps no records, and so does not cover a leader of etcd that was stopped."""
+    named = {
+        faults: any("paused beyond the ttl and resumed" in each for each in faults)
+        for faults in (guarantees.survives, guarantees.not_covered)
+    }
+    assert sorted(named.values()) == [False, True], "it is covered, or it is not"
+    return named[guarantees.not_covered]
 
 
 def records(cluster: Etcd[Any]) -> list[Seen]:

@@ -15,7 +15,6 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from coordkit.backends.etcd import stubs
-from coordkit.backends.etcd.adapter import keeps_leases
 from coordkit.backends.etcd.layout import (
     Entry,
     Place,
@@ -201,36 +200,6 @@ def test_what_is_no_record_is_refused_and_its_key_named(value: bytes) -> None:
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("version", "answer"),
-    [
-        ("3.3.27", False),
-        ("3.4.0", False),
-        ("3.4.23", False),
-        ("3.4.30", False),
-        ("3.4.31", True),
-        ("3.4.100", True),
-        ("3.5.0", False),
-        ("3.5.0-rc.1", False),
-        ("3.5.9", False),
-        ("3.5.12", False),
-        ("3.5.13", True),
-        ("3.5.13+git", True),
-        ("3.6.0", True),
-        ("3.6.0-alpha.0", False),
-        ("3.10.0", True),
-        ("4.0.0", True),
-        ("2.3.8", False),
-        ("3.5", False),
-        ("v3.5.13", False),
-        ("garbage", False),
-        ("", False),
-    ],
-)
-def test_from_which_versions_on_a_living_lease_stays(version: str, answer: bool) -> None:
-    assert keeps_leases(version) is answer
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import coordkit
 from coordkit import registry
 from coordkit.errors import BackendNotInstalled, ConfigError
 from coordkit.model import Guarantees
-from coordkit.registry import Address, Scheme, connect, guarantees, number, parse, register, sharing_key
+from coordkit.registry import Address, Scheme, boolean, connect, guarantees, number, parse, register, sharing_key
 
 PROMISED = Guarantees("servers", "none", False, (), ())
 
@@ -48,7 +48,7 @@ def served() -> Any:
         module = Served("tests_served_backend")
         patch.setitem(sys.modules, module.__name__, module)
         patch.setattr(registry, "_schemes", dict(registry._schemes))
-        options = {"timeout": number, "cluster": str}
+        options = {"timeout": number, "cluster": str, "careless": boolean}
         register("servers", Scheme(module.__name__, options=options))
         register("timeouts", Scheme(module.__name__, options=options, ttl_in_key=True))
         yield module
@@ -101,6 +101,21 @@ def test_options_of_a_session_are_typed_as_those_of_a_url() -> None:
         "servers://one?cluster=blue&timeout=2.5"
     )
     assert parse("servers://one", {"cluster": True}).option("cluster", "") == "true"
+    assert parse("servers://one", {"careless": True}) == parse("servers://one?careless=true")
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_an_option_that_is_true_or_false(text: str, value: bool) -> None:
+    assert parse(f"servers://one?careless={text}").option("careless", not value) is value
+
+
+@pytest.mark.parametrize("scheme", ["etcd", "etcds"])
+def test_etcd_says_whether_its_leases_are_trusted(scheme: str) -> None:
+    stopped = "the leader of etcd paused beyond the ttl and resumed"
+    for options, trusted in (("", False), ("?trust_leases=false", False), ("?trust_leases=true", True)):
+        promised = guarantees(parse(f"{scheme}://one{options}"))
+        assert (stopped in promised.survives) is not trusted
+        assert any(each.startswith(stopped) for each in promised.not_covered) is trusted
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------
@@ -144,12 +159,16 @@ WRONG: list[tuple[object, str]] = [
     ("servers://one?timeout", r"read \?name=value"),
     ("servers://one?=1&&", r"read \?name=value"),
     ("servers://one?timeout=%FF", r"read \?name=value"),
-    ("servers://one?tmeout=1", "no option 'tmeout'; it has cluster, drift, timeout"),
+    ("servers://one?tmeout=1", "no option 'tmeout'; it has careless, cluster, drift, timeout"),
     ("servers://one?timeout=1&timeout=2", "'timeout' is given twice"),
     ("servers://one?timeout=soon", "'timeout' of servers:// is not valid"),
     ("servers://one?timeout=nan", "a finite number"),
     ("servers://one?timeout=inf", "a finite number"),
     ("servers://one?timeout=", "'timeout' of servers:// is not valid"),
+    ("servers://one?careless=yes", "'careless' of servers:// is not valid: true or false"),
+    ("servers://one?careless=True", "true or false"),
+    ("servers://one?careless=1", "true or false"),
+    ("servers://one?careless=", "true or false"),
     ("servers://one?drift=0.21", r"a fraction from 0 to 0\.2"),
     ("servers://one?drift=-0.1", r"a fraction from 0 to 0\.2"),
     ("servers://one?drift=nan", "a finite number"),
@@ -195,7 +214,7 @@ def test_the_constructors_refuse_it_too_before_anything_happens(url: str, said: 
     [
         ({"timeout": None}, "'timeout' of servers:// is not valid"),
         ({"timeout": 1.0}, "'timeout' is given twice"),
-        ({"colour": "blue"}, "no option 'colour'; it has cluster, drift, timeout"),
+        ({"colour": "blue"}, "no option 'colour'; it has careless, cluster, drift, timeout"),
     ],
 )
 def test_bad_options_of_a_session(more: Mapping[str, object], said: str) -> None:

@@ -3,15 +3,15 @@
 The rules: a candidate has won when one linearizable answer shows its own key, live, in first place. Its token is that
 key's create_revision, its deadline its lease's. A key is ours only if its value carries our entry's id.
 
-Before 3.4.31 and 3.5.13 a leader of etcd that was stopped and goes on may revoke a living lease, so there the first
-place is not enough: the winner also writes a record without lease, and a candidate who finds another's record `leading`
-waits until that leader's lease must be over by its own clock. A resignation marks the record, so it is not waited for.
+A leader of etcd that was stopped and goes on may revoke a living lease [tried: 3.4.23, and 3.5.16, which has the fix
+of 3.5.13]. So the first place is not enough: the winner also writes a record without lease, and a candidate who finds
+another's record `leading` waits until that leader's lease must be over by its own clock. A resignation marks the
+record, so it is not waited for. The option `trust_leases` does without, on the operator's word.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,18 +42,17 @@ from coordkit.waiting import Budget, until
 
 PORT: Final = 2379
 READ_SECONDS: Final = 2.0  # one read that no lease bounds
-STATUS_SECONDS: Final = 0.5  # for a member to tell its version; silent: unknown
+STATUS_SECONDS: Final = 0.5  # for an endpoint to tell whose it is; a silent one is asked when it is used
 ROUNDS: Final = 6  # of one attempt: each is a request, and two or three decide it
 TWICE_BYTES: Final = 500_000  # `seize` has the value twice, and etcd takes requests of 1.5 MiB
 LOOK_SECONDS: Final = 60.0  # a waiter looks again at the latest then, whatever hint was lost
-FIXED: Final = ((3, 4, 31), (3, 5, 13))  # from these on a resumed leader revokes no living lease
 
 stubs.load()  # so that a missing package is told before anything else is done
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """Another's record, and since when we have known that it leads."""
+    """A record that says `leading` although its leader's key is gone, and since when this session knows that."""
 
     revision: int
     since: Instant
@@ -65,41 +64,32 @@ _RESIGNED: Final = Lost("it was resigned")
 class EtcdBackend:
     """One client of one cluster."""
 
-    def __init__(self, connection: Connection, prefix: str, host: Host, drift: float) -> None:
-        self.guarantees = _guarantees(records=None)
+    def __init__(
+        self, connection: Connection, prefix: str, host: Host, drift: float, *, trust_leases: bool = False
+    ) -> None:
+        self.guarantees = _guarantees(trust_leases=trust_leases)
         self.drift = drift
         self.host = host
         self.connection = connection
         self.requests = Requests(connection.rpc)
         self.leases = Leases(host, connection, self.requests, drift)
         self.watches = Watches(host, connection)
-        self.records = True  # until every member has told that it needs none
+        self.records = not trust_leases
         self._prefix = prefix
+        self._sightings: dict[bytes, Sighting] = {}  # by the record's key; whoever campaigns next goes on waiting
 
     async def open(self) -> None:
-        rpc = self.connection.rpc
-        members, _ = await self.connection.call(
-            "open",
-            lambda endpoint: endpoint.cluster.MemberList,
-            rpc.MemberListRequest(),
-            seconds=2 * READ_SECONDS,
-            linear=False,
-        )
         await self._knock()
         found = await self.connection.each(STATUS_SECONDS)
-        answers = {name: each for name, each in found.items() if not isinstance(each, BackendError)}
-        clusters = {f"{answer.header.cluster_id:x}" for answer in answers.values()}
-        if len(clusters) > 1:
-            told = ", ".join(f"{name}: {answer.header.cluster_id:x}" for name, answer in answers.items())
+        clusters = {
+            name: f"{each.header.cluster_id:x}" for name, each in found.items() if not isinstance(each, BackendError)
+        }
+        if len(set(clusters.values())) > 1:
+            told = ", ".join(f"{name}: {cluster}" for name, cluster in clusters.items())
             raise Misconfigured(f"the endpoints are of several clusters: {told}", backend="etcd", operation="open")
-        versions = {answer.header.member_id: answer.version for answer in answers.values()}
-        self.records = not all(
-            (version := versions.get(member.ID)) is not None and keeps_leases(version) for member in members.members
-        )
-        self.guarantees = _guarantees(records=self.records)
 
     async def _knock(self) -> None:
-        """Any read: where a user is asked for and the URL names none, nothing before it tells."""
+        """Any linearizable read: it tells whether there is a majority, and whether a user is asked for."""
         request = self.connection.rpc.RangeRequest(key=b"\0", keys_only=True)
         try:
             await self.connection.call("open", lambda endpoint: endpoint.kv.Range, request, seconds=READ_SECONDS)
@@ -132,8 +122,10 @@ class EtcdBackend:
         if not entries:
             return None
         first = entries[0]
-        if first.records and (record is None or (record.lease, record.id) != (first.lease, first.candidate.id)):
-            return None  # it is first, and still waits until the one before it must be over
+        recorded = record is not None and (record.lease, record.id) == (first.lease, first.candidate.id)
+        waits = record is not None and record.leading and not recorded
+        if not first.foreign and (waits or (first.records and not recorded)):
+            return None  # it is first, and waits until the one before it must be over
         return LeaderInfo(first.candidate, FencingToken(election, first.token), first.proclaimed)
 
     async def candidates(self, election: str) -> Sequence[CandidateInfo]:
@@ -149,8 +141,12 @@ class EtcdBackend:
         try:
             while True:
                 watches = [watch for watch in watches if not watch.over]
-                over = ranges.keys() - {watch.key for watch in watches}
-                watches += [self.watches.add(key, 0, moved, end=ranges[key], puts=True) for key in over]
+                there = {watch.key for watch in watches}
+                watches += [
+                    self.watches.add(key, 0, moved, end=end, puts=True)
+                    for key, end in ranges.items()
+                    if key not in there
+                ]
                 moved.clear()
                 yield
                 await until(moved, OBSERVE_SECONDS)
@@ -161,6 +157,20 @@ class EtcdBackend:
     def place(self, election: str) -> Place:
         """Where an election lies."""
         return Place(self._prefix, election)
+
+    def record_left(self, place: Place, record: Record | None, first: Entry) -> float:
+        """Seconds for which the leader of the record may still lead although its key is gone; 0: it stands in no way.
+
+        Its lease began before the answer that shows this, so from the first such answer on it counts.
+        """
+        if record is None or not record.leading or (record.lease, record.id) == (first.lease, first.candidate.id):
+            self._sightings.pop(place.record, None)
+            return 0.0
+        now = self.host.clock.now()
+        seen = self._sightings.get(place.record)
+        if seen is None or seen.revision != record.revision:
+            seen = self._sightings[place.record] = Sighting(record.revision, now)
+        return max(0.0, waiting_time(record.ttl, self.drift) - waited_for(seen.since, now))
 
     async def read(self, request: Any, operation: str) -> Any:
         """The answer to a transaction that only reads."""
@@ -194,7 +204,6 @@ class EtcdCandidacy:
         self._claimed = False  # a record may have been written
         self._first = False  # our key was seen in first place, and no older one can come
         self._acceptable = 0  # the revision of a record that stands in nobody's way; 0: there is none
-        self._sighting: Sighting | None = None
         self._moved = asyncio.Event()
         self._own: Watch | None = None
         self._before: Watch | None = None
@@ -202,6 +211,18 @@ class EtcdCandidacy:
     # --- the contract ----------------------------------------------------------------------------------------
 
     async def attempt(self) -> Grant | Behind:
+        try:
+            return await self._contend()
+        except Unavailable as error:
+            # To who asks it means that nothing was sent: so nothing of ours may be there, or be claimed here.
+            if self._joined:
+                raise OutcomeUnknown(str(error), backend="etcd", operation="attempt") from error
+            lease, self._lease = self._lease, None
+            if lease is not None:
+                self._backend.leases.give_back(lease, self._place.entry(lease.id), tainted=False)
+            raise
+
+    async def _contend(self) -> Grant | Behind:
         self._moved.clear()
         budget = Budget(self._backend.host.clock, 0.3 * self.ttl)  # the campaign gives a third
         for _ in range(ROUNDS):
@@ -282,7 +303,8 @@ class EtcdCandidacy:
                     await self._find()
                 await self._remove(lease)
             except (Rejected, Misconfigured):
-                self._backend.leases.abandon(lease, self._place.entry(lease.id))
+                self._watch_no_more()
+                self._backend.leases.give_back(lease, self._place.entry(lease.id), tainted=True)
                 self._lease, self._token = None, 0
                 raise
         await self._forget_lease()
@@ -296,7 +318,7 @@ class EtcdCandidacy:
     # --- attempting ------------------------------------------------------------------------------------------
 
     async def _claim_lease(self) -> Lease:
-        self._lease = await self._backend.leases.claim(self.ttl, self._place.entry, self)
+        self._lease = await self._backend.leases.claim(self.ttl, self._place.entry)
         self._joined = self._unknown = self._claimed = False
         self._token = 0
         return self._lease
@@ -374,21 +396,15 @@ class EtcdCandidacy:
         """Why we have not won; None if we are first and no record stands in our way."""
         assert standing.mine is not None
         assert standing.first is not None
+        left = self._backend.record_left(self._place, standing.record, standing.first)
         if standing.first.key != standing.mine.key:
             before = standing.before or standing.first
             self._watch_before(before.key, standing.revision + 1)
             return Behind(alive=True, wait=LOOK_SECONDS)
-        record = standing.record
-        mine = (standing.mine.lease, self.candidate.id)
-        if record is None or not record.leading or (record.lease, record.id) == mine:
-            return None
-        # Its leader may live although its key is gone. Its lease began before this answer, so from now on it counts.
-        clock = self._backend.host.clock
-        if self._sighting is None or self._sighting.revision != record.revision:
-            self._sighting = Sighting(record.revision, clock.now())
+        if left > 0:
             self._watch_before(self._place.record, standing.revision + 1, puts=True)
-        left = waiting_time(record.ttl, self._backend.drift) - waited_for(self._sighting.since, clock.now())
-        return Behind(alive=False, wait=left) if left > 0 else None
+            return Behind(alive=False, wait=left)
+        return None
 
     async def _grant(self, lease: Lease) -> Grant | None:
         """The win, with what its lease still promises; None if our key is gone again."""
@@ -402,6 +418,8 @@ class EtcdCandidacy:
             if isinstance(answer, Lost):
                 await self._forget_lease()
                 return None
+            if lease.promise.remaining(self._backend.host.clock.now()) <= 0:
+                raise OutcomeUnknown("won, and no keepalive counts yet", backend="etcd", operation="attempt")
         return Grant(self, self._token, lease.promise)
 
     # --- leaving ---------------------------------------------------------------------------------------------
@@ -463,15 +481,6 @@ class EtcdCandidacy:
         self._own = self._before = None
 
 
-def keeps_leases(version: str) -> bool:
-    """Whether a member of this version, stopped and resumed as leader, leaves living leases alone."""
-    found = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(\+.*)?", version)  # of a release: "3.5.13-rc.1" may lack it
-    if found is None:
-        return False
-    numbers = tuple(int(part) for part in found.groups()[:3])
-    return numbers >= FIXED[1] or (numbers[:2] == FIXED[0][:2] and numbers >= FIXED[0])
-
-
 def check(address: Address) -> None:
     """`etcd://host:port,host:port/prefix`; with TLS `etcds://`, whose certificate and key go together."""
     if address.user is not None and not address.user:
@@ -483,8 +492,8 @@ def check(address: Address) -> None:
 
 
 def guarantees(address: Address) -> Guarantees:
-    """What etcd promises, as long as its members' versions are not known."""
-    return _guarantees(records=None)
+    """What etcd promises, and what it does not where its leases are trusted."""
+    return _guarantees(trust_leases=address.option("trust_leases", False))
 
 
 def connect(address: Address, host: Host) -> Backend:
@@ -505,11 +514,12 @@ def connect(address: Address, host: Host) -> Backend:
     prefix = address.path[1:]
     if prefix and not prefix.endswith("/"):
         prefix += "/"
-    return EtcdBackend(Connection(target, host), prefix, host, address.drift)
+    trust_leases = address.option("trust_leases", False)
+    return EtcdBackend(Connection(target, host), prefix, host, address.drift, trust_leases=trust_leases)
 
 
-def _guarantees(*, records: bool | None) -> Guarantees:
-    foreign = "contenders that are not of coordkit do not wait for a leader whose living lease a resumed etcd revoked"
+def _guarantees(*, trust_leases: bool) -> Guarantees:
+    stopped = "the leader of etcd paused beyond the ttl and resumed"
     return Guarantees(
         backend="etcd",
         token="the create_revision of the leader's key: it rises with every write of the cluster",
@@ -517,14 +527,14 @@ def _guarantees(*, records: bool | None) -> Guarantees:
         survives=(
             "a candidate that is killed, paused, cut off or dropped",
             "any minority of the members killed, paused, cut off or restarted",
-            "the leader of etcd paused beyond the ttl and resumed",
+            *(() if trust_leases else (stopped,)),
             "a majority of the members down: nobody leads until it is back",
             "lost and late replies",
         ),
         not_covered=(
+            *((f"{stopped}: it may revoke a living lease (trust_leases)",) if trust_leases else ()),
+            "candidates that are not of coordkit, or trust leases: they do not wait for one whose lease was revoked",
             "a cluster restored from a backup or made anew: its revisions, and so the tokens, may fall",
-            "a member replaced by one before 3.4.31 or 3.5.13 after the session was opened",
-            *((foreign,) if records is not False else ()),
             "a virtual machine that is paused, copied or restored",
         ),
     )

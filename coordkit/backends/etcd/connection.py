@@ -315,16 +315,22 @@ class Connection:
         if not self._target.tls:
             _forked.opened()
             return aio.insecure_channel(target, options=options)
-        if self._credentials is None:
-            self._credentials = self._tls()
+        credentials = self._tls()
         if self._target.server_name:
             options.append(("grpc.ssl_target_name_override", self._target.server_name))  # type: ignore[arg-type]
         _forked.opened()
-        return aio.secure_channel(target, self._credentials, options=options)
+        return aio.secure_channel(target, credentials, options=options)
 
     def _tls(self) -> Any:
+        """Read anew for each connection, for certificates are renewed on disk; the last good ones until they serve."""
         target = self._target
-        return tls.credentials(target.ca, target.cert, target.key)
+        try:
+            self._credentials = tls.credentials(target.ca, target.cert, target.key)
+        except Misconfigured as error:
+            if self._credentials is None:
+                raise
+            self.host.log.warning("the certificates that were read before are used: %r", error)
+        return self._credentials
 
     def _shut(self, channel: Any) -> None:
         task = self.host.spawn(channel.close(), "etcd-close")

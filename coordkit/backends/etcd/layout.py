@@ -1,4 +1,4 @@
-"""How an election lies in etcd: keys, values, and the record that old servers need. Pure.
+"""How an election lies in etcd: keys, values, and the record of who leads. Pure.
 
 The rule: the layout is that of Go's `concurrency.Election`, so that `etcdctl elect` and Go programs contend in the same
 election: `[prefix]<election>/<lease id in hex>`, bound to that lease, lowest create_revision first. The value is ours

@@ -38,7 +38,7 @@ class Lease:
         self.promise = granted
         self.beat: Beat | None = None  # the newest keepalive that was answered, counted or not yet
         self.tried = granted.sent  # when a keepalive was last sent
-        self.claims: dict[bytes, object] = {}  # by key: who may have it
+        self.claims: set[bytes] = set()  # the keys that living candidacies may have under it
         self.tainted = False
         self.gone = False  # the cluster has said so
 
@@ -73,12 +73,12 @@ class Leases:
 
     # --- claiming --------------------------------------------------------------------------------------------
 
-    async def claim(self, ttl: float, key_of: Callable[[int], bytes], owner: object) -> Lease:
-        """A living lease under which nobody else of this process has this election's key; it is the owner's now."""
+    async def claim(self, ttl: float, key_of: Callable[[int], bytes]) -> Lease:
+        """A living lease under which nobody else of this process has this election's key; it is the caller's now."""
         while True:
             for lease in self._all:
                 if lease.asked == ttl and not lease.gone and not lease.tainted and key_of(lease.id) not in lease.claims:
-                    lease.claims[key_of(lease.id)] = owner
+                    lease.claims.add(key_of(lease.id))
                     return lease
             granting = self._granting.get(ttl)
             if granting is None:
@@ -88,35 +88,33 @@ class Leases:
                 raise type(found)(str(found), backend="etcd", operation=found.operation) from found
 
     async def unclaim(self, lease: Lease, key: bytes, *, tainted: bool) -> None:
-        """The key is the owner's no more. A lease that nobody needs is revoked before this returns, if it can be."""
-        lease.claims.pop(key, None)
+        """As `give_back`; a lease that nobody needs is revoked before this returns, if it can be."""
+        revoking = self.give_back(lease, key, tainted=tainted)
+        if revoking is not None:
+            await asyncio.shield(revoking)
+
+    def give_back(self, lease: Lease, key: bytes, *, tainted: bool) -> asyncio.Task[None] | None:
+        """The key is the owner's no more. A lease that nobody needs is revoked, by the task that is returned.
+
+        `tainted`: something may be under that key all the same, now or later.
+        """
+        lease.claims.discard(key)
         lease.tainted = lease.tainted or tainted
         spare = next((each for each in self._all if each.asked == lease.asked and not each.tainted), None)
         if lease in self._all and not lease.claims and (lease.tainted or lease.gone or lease is not spare):
-            await self._revoke(lease)
-        elif tainted:
-            self._sweep_from_now_on(lease)
-
-    def abandon(self, lease: Lease, key: bytes) -> None:
-        """The key is the owner's no more, and may not be removed: its lease lives only as long as others need it."""
-        lease.claims.pop(key, None)
-        lease.tainted = True
-        if lease in self._all and not lease.claims:
             self._drop(lease)
-            self._revoking_of(lease)
-        else:
+            return None if lease.gone else self._revoking_of(lease)
+        if tainted:
             self._sweep_from_now_on(lease)
+        return None
 
     async def close(self) -> None:
         """Revoke the leases under which nothing may be needed any more; leave the others to run out."""
-        for task in (self._beating, *self._sweeping.values()):
-            if task is not None:
-                task.cancel()
-        self._beating = None
         if self._granting:  # what is granted now was asked for, and is revoked below
             await asyncio.wait(list(self._granting.values()), timeout=CLOSE_SECONDS)
-        for granting in list(self._granting.values()):
-            granting.cancel()
+        for task in (self._beating, *self._sweeping.values(), *self._granting.values()):
+            if task is not None:
+                task.cancel()
         free = [lease for lease in self._all if not lease.claims and not lease.gone]
         revoking = [*self._revoking.values(), *(self._revoking_of(lease) for lease in free)]
         if revoking:
@@ -268,11 +266,6 @@ class Leases:
                     )
 
     # --- revoking --------------------------------------------------------------------------------------------
-
-    async def _revoke(self, lease: Lease) -> None:
-        self._drop(lease)
-        if not lease.gone:
-            await asyncio.shield(self._revoking_of(lease))
 
     def _drop(self, lease: Lease) -> None:
         """Keep it alive no more. Others may have dropped it while something was awaited."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
             """What the member said."""
             ...
 
+
 _PARTS: Final = ("kv_pb2", "auth_pb2", "rpc_pb2")  # in the order of their imports
 _FORK_SUPPORT: Final = "GRPC_ENABLE_FORK_SUPPORT"
 
