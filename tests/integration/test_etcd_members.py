@@ -100,7 +100,7 @@ def test_a_client_of_only_one_member_stops_in_time_when_that_is_cut_off(
     member = etcd.leader() if which == "the leader" else etcd.followers()[0]
     old = elector(etcd.url(members=[member]), ttl=SHORT)
     # A member that comes back makes etcd elect a leader anew, perhaps more than once: that must not cost this term.
-    new = elector(etcd.url(), ttl=10.0)
+    new = elector(etcd.url(), ttl=30.0)
     term = old.campaign()
     follower = waiting(new, 1)
     cut_at = time.monotonic()
@@ -116,6 +116,7 @@ def test_a_client_of_only_one_member_stops_in_time_when_that_is_cut_off(
         old.leader(timeout=1.0)
     again = Running(old.campaign)
     member.rejoin()
+    etcd.ready()
     eventually(lambda: len(new.candidates()) == 2, "the old leader waits", 10.0)
     after.resign()
     last = again.result(AT_ONCE)
