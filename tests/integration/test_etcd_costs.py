@@ -7,7 +7,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ def sockets_to(ports: set[int]) -> int:
     return count
 
 
+def settled(count: Callable[[], int], seconds: float = 5.0) -> int:
+    """Zero as soon as it is that, else what is left after some seconds: sessions are closed in the background."""
+    end = time.monotonic() + seconds
+    while (left := count()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
 @contextmanager
 def electors(url: str, names: list[str], ttl: float) -> Iterator[list[LeaderElector]]:
     made = [LeaderElector(url, name, ttl=ttl) for name in names]
@@ -134,7 +142,7 @@ def test_a_handover_among_two_hundred_wakes_one(etcd: Etcd[Any], options: str, l
 def test_a_thousand_elections_share_a_lease_a_connection_and_a_thread(etcd: Etcd[Any]) -> None:
     ttl, count = 9.0, 1000
     ports = {member.port for member in etcd.members}
-    eventually(lambda: sockets_to(ports) == 0, "earlier sessions are closed", PATIENCE)
+    others = settled(lambda: sockets_to(ports))  # what other tests of this process have left open
     with electors(etcd.url("many"), [f"few/{number}" for number in range(10)], ttl) as few:
         for each in few:
             each.start()
@@ -146,7 +154,7 @@ def test_a_thousand_elections_share_a_lease_a_connection_and_a_thread(etcd: Etcd
             eventually(lambda: all(each.term for each in many), "all lead", PATIENCE)
             assert len(os.listdir("/proc/self/task")) <= threads + 1, "threads do not grow with elections"
             assert len(etcd.leases()) == 1
-            assert sockets_to(ports) == 1, "one connection, to the endpoint in use"
+            assert sockets_to(ports) == others + 1, "one connection, to the endpoint in use"
             terms = [each.term for each in many]
             beats, begun = received(etcd, "LeaseKeepAlive"), time.monotonic()
             time.sleep(2 * ttl)  # what is counted is what happens in that time
@@ -155,7 +163,7 @@ def test_a_thousand_elections_share_a_lease_a_connection_and_a_thread(etcd: Etcd
             print(f"{beats:.0f} keepalives in {passed:.1f} s with ttl {ttl:g} s and {count} elections")
             assert passed / (ttl / 3) - 2 <= beats <= passed / (ttl / 3) + 2
             assert [each.term for each in many] == terms, "all of them still lead"
-            assert sockets_to(ports) == 1
+            assert sockets_to(ports) == others + 1
     eventually(lambda: not etcd.leases(), "our lease is gone", PATIENCE)
 
 
