@@ -25,8 +25,13 @@ CHAOS_SECONDS ?= 600
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
 
 PYTEST := $(PYTHON) -m pytest $(WORKERS) $(PYTEST_ARGS)
-# Coverage is measured on these; the other directories of tests/ run without it.
-MEASURED := tests/unit tests/contract tests/simulation
+# Coverage is measured on these; the rest of tests/ runs without it. What the doctor sees, what goes wrong on the way to
+# a voter, and what databases answer to a fence, real servers alone can show.
+MEASURED := tests/unit tests/contract tests/simulation $(wildcard tests/integration/test_doctor*.py) \
+            tests/integration/test_redis_trouble.py tests/integration/test_redis_secure.py \
+            $(wildcard tests/integration/test_sqlfence_[bu]*.py tests/integration/test_sqlfence_con*.py) \
+            $(wildcard tests/integration/test_[efrz]*fence.py) \
+            tests/integration/test_fencemiddleware.py tests/integration/test_fence_command.py
 
 .PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected simulate bench build \
         chaos clean compose-up compose-down test-compose
@@ -125,8 +130,10 @@ simulate: $(READY)  ## random schedules on virtual time, for SIMULATE_SECONDS; s
 chaos: $(READY)  ## many processes under kills, pauses and broken members, each backend for CHAOS_SECONDS
 	COORDKIT_CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTHON) -m pytest -n 0 -s $(PYTEST_ARGS) tests/chaos
 
-bench: $(READY)  ## measure acquire, release, handover and many elections
+bench: $(READY)  ## measure acquire, release, handover and many elections, and the price of a fence
 	$(PYTHON) -m tests.bench
+	$(PYTHON) -m tests.bench_sql
+	$(PYTHON) -m tests.bench_stores
 
 # The wheel is made from the sdist, and tried in an environment of its own before it gets to dist/.
 build: $(READY)  ## sdist and wheel in dist/

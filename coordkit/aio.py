@@ -22,7 +22,6 @@ from coordkit.campaign import Patience
 from coordkit.engine import EngineDied
 from coordkit.errors import ForkedProcessError, LeadershipLost
 from coordkit.face import (
-    READ_SECONDS,
     Entering,
     Face,
     ObservationSlot,
@@ -34,7 +33,7 @@ from coordkit.face import (
     no_session,
     stop_observation,
 )
-from coordkit.lease import call_budget
+from coordkit.lease import DEFAULT_TTL, call_budget
 from coordkit.model import CandidateInfo, Fence, LeaderInfo, TermState, check_metadata, check_seconds
 from coordkit.shared import Session
 from coordkit.term import Tenure
@@ -340,7 +339,7 @@ class AsyncLeaderElector(Face):
         target: str | Session,
         election: str,
         *,
-        ttl: float = 10.0,
+        ttl: float = DEFAULT_TTL,
         label: str | None = None,
         metadata: str = "",
         eligible: Callable[[], bool] | None = None,
@@ -363,7 +362,7 @@ class AsyncLeaderElector(Face):
         self._entered: _AsyncLead | None = None  # of a block that was entered by hand, as AsyncExitStack does
         self._term: Callable[[], AsyncTerm | None] = _no_term
         if session is not None:
-            session.adopt(self)
+            session.adopt(self, self._spec.ttl)
 
     def __aenter__(self) -> Coroutine[Any, Any, AsyncTerm]:
         # Not a coroutine function: the owner is taken now, before another task of this thread can enter.
@@ -435,13 +434,13 @@ class AsyncLeaderElector(Face):
 
     async def leader(self, *, timeout: float | None = None) -> LeaderInfo | None:
         """Who leads, as the backend tells it; None is a vacancy. See `LeaderElector.leader`."""
-        seconds = check_timeout(timeout) or READ_SECONDS
+        seconds = check_timeout(timeout) or self._read_seconds
         slot = self._reach()
         return await slot.engine.ask_async(lambda: slot.desk.leader(seconds))
 
     async def candidates(self, *, timeout: float | None = None) -> tuple[CandidateInfo, ...]:
         """The candidates, in queue order where the store has a queue; else the leader alone."""
-        seconds = check_timeout(timeout) or READ_SECONDS
+        seconds = check_timeout(timeout) or self._read_seconds
         slot = self._reach()
         return await slot.engine.ask_async(lambda: slot.desk.candidates(seconds))
 

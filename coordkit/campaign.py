@@ -262,7 +262,8 @@ class Desk:
             self._leave_queue(entry)
             return None
         token = FencingToken(spec.election, grant.token)
-        tenure = Tenure(spec.election, candidate, token, spec.ttl, grant.promise, self.host.clock)
+        ttl = spec.ttl if grant.ttl is None else grant.ttl
+        tenure = Tenure(spec.election, candidate, token, ttl, grant.promise, self.host.clock)
         self.host.journal.write(
             "won",
             entry=candidate.id,

@@ -21,7 +21,6 @@ from coordkit.campaign import Patience
 from coordkit.engine import EngineDied
 from coordkit.errors import ForkedProcessError, LeadershipLost
 from coordkit.face import (
-    READ_SECONDS,
     Entering,
     Face,
     ObservationSlot,
@@ -33,7 +32,7 @@ from coordkit.face import (
     no_session,
     stop_observation,
 )
-from coordkit.lease import call_budget
+from coordkit.lease import DEFAULT_TTL, call_budget
 from coordkit.model import (
     CandidateInfo,
     Fence,
@@ -304,7 +303,7 @@ class LeaderElector(Face):
         target: str | Session,
         election: str,
         *,
-        ttl: float = 10.0,
+        ttl: float = DEFAULT_TTL,
         label: str | None = None,
         metadata: str = "",
         eligible: Callable[[], bool] | None = None,
@@ -327,7 +326,7 @@ class LeaderElector(Face):
         self._entered: _Lead | None = None  # of a block that was entered by hand, as ExitStack does
         self._term: Callable[[], Term | None] = _no_term
         if session is not None:
-            session.adopt(self)
+            session.adopt(self, self._spec.ttl)
 
     def __enter__(self) -> Term:
         lead = self._entering.take()
@@ -409,18 +408,20 @@ class LeaderElector(Face):
     def leader(self, *, timeout: float | None = None) -> LeaderInfo | None:
         """Who leads, as the backend tells it; None is a vacancy. Already old when it arrives: never act on it.
 
-        `timeout`: default 5 s. Raises `Unavailable` if no answer comes in time.
+        `timeout`: default 5 s; on Redis, where nobody expires the record of a dead leader, at least a ttl and 2 s.
+        Raises `Unavailable` if no answer comes in time.
         """
-        seconds = check_timeout(timeout) or READ_SECONDS
+        seconds = check_timeout(timeout) or self._read_seconds
         slot = self._reach()
         return slot.engine.ask(lambda: slot.desk.leader(seconds))
 
     def candidates(self, *, timeout: float | None = None) -> tuple[CandidateInfo, ...]:
         """The candidates, in queue order where the store has a queue; else the leader alone.
 
-        `timeout`: default 5 s. Raises `Unavailable` if no answer comes in time.
+        `timeout`: default 5 s; on Redis, where nobody expires the record of a dead leader, at least a ttl and 2 s.
+        Raises `Unavailable` if no answer comes in time.
         """
-        seconds = check_timeout(timeout) or READ_SECONDS
+        seconds = check_timeout(timeout) or self._read_seconds
         slot = self._reach()
         return slot.engine.ask(lambda: slot.desk.candidates(seconds))
 

@@ -204,7 +204,7 @@ class Engine:
         key = sharing_key(address, ttl)
         keeper = self.keepers.get(key)
         if keeper is None:
-            backend = connect(address, self)
+            backend = connect(address, self, ttl)
             unused = lambda _: self.keepers.pop(key, None)  # noqa: E731
             keeper = Keeper(self, backend, on_unused=unused, on_closed=self.sessions.discard)
             self.keepers[key] = keeper

@@ -8,6 +8,7 @@ child what belongs to the parent is left alone.
 from __future__ import annotations
 
 import _thread
+import inspect
 import itertools
 import os
 import warnings
@@ -30,12 +31,11 @@ from coordkit.model import (
     check_seconds,
 )
 from coordkit.observation import Observation
-from coordkit.registry import Address, parse
+from coordkit.registry import Address, check_ttl, parse, read_seconds
 from coordkit.term import Tenure, TermView
 
 L = TypeVar("L")
 
-READ_SECONDS = 5.0  # default timeout of a read
 SHORT_TTL = 2.0  # s: below it, a program that is kept from running for a moment loses its term
 
 _numbers = itertools.count(1)
@@ -276,13 +276,19 @@ class Face:
     ) -> None:
         seconds = check_seconds(ttl, "ttl")
         check_timings(seconds, address.drift)
+        check_ttl(address, seconds)
         if eligible is not None and not callable(eligible):
             raise ConfigError("eligible is a function that takes nothing and returns a bool")
         kept = tuple(fences)
         for fence in kept:
             if not callable(getattr(fence, "admit", None)):
                 raise ConfigError(f"a fence has a method admit(token); {type(fence).__name__} has not")
+            if inspect.iscoroutinefunction(fence.admit):  # nobody would await it, and it would admit everything
+                raise ConfigError(
+                    f"a fence's admit is a plain function, run on a thread; {type(fence).__name__}'s is async"
+                )
         self._address = address
+        self._read_seconds = read_seconds(address, seconds)
         self._spec = Spec(
             check_election(election),
             seconds,

@@ -14,6 +14,7 @@ from coordkit.errors import ConfigError
 
 STOP_EARLY = 0.002  # s: a check and the act it guards are not one instant
 RENEWALS_PER_TTL = 3  # renew every ttl/3: two may fail before the lease is in danger
+DEFAULT_TTL = 10.0  # s
 DEFAULT_DRIFT = 0.01  # clocks of honest machines differ by far less than 1 %
 SHORTEST_ACTING_TIME = 0.050  # s: below it a lease is over before its first renewal can return
 
@@ -65,9 +66,12 @@ def promise(sent: Instant, ttl: float, drift: float) -> Promise:
     return Promise(sent, acting_time(ttl, drift))
 
 
-def renewal_due(current: Promise, ttl: float, now: Instant) -> float:
-    """Seconds until the lease wants renewing: ttl/3 after the newest answered request was sent. May be <= 0."""
-    return ttl / RENEWALS_PER_TTL - held_for(current.sent, now)
+def renewal_due(current: Promise, ttl: float, now: Instant, pace: float | None = None) -> float:
+    """Seconds until the lease wants renewing: ttl/3 after the newest answered request was sent. May be <= 0.
+
+    `pace`: seconds instead of ttl/3, where the store wants it more often.
+    """
+    return (ttl / RENEWALS_PER_TTL if pace is None else pace) - held_for(current.sent, now)
 
 
 def call_budget(ttl: float, remaining: float) -> float:

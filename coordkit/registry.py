@@ -15,10 +15,12 @@ from urllib.parse import parse_qsl, unquote
 
 from coordkit.backends.contract import Backend, Host
 from coordkit.errors import BackendNotInstalled, ConfigError
-from coordkit.lease import DEFAULT_DRIFT
+from coordkit.lease import DEFAULT_DRIFT, DEFAULT_TTL
 from coordkit.model import Guarantees
 
 Option = Callable[[str], object]
+
+READ_SECONDS = 5.0  # default timeout of a read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,16 @@ class Address:
 class Scheme:
     """One URL scheme: which module serves it and which options it takes."""
 
-    module: str  # has `check(address)`, `guarantees(address)` and `connect(address, host) -> Backend`
+    # Has `check(address)`, `guarantees(address)`, `connect(address, host) -> Backend`, and, where not every ttl can be
+    # granted, `check_ttl(address, ttl)`; where a read may have to wait for a leader, `read_seconds(address, ttl)`.
+    module: str
     extra: str = ""  # of `pip install 'coordkit[extra]'`
     packages: tuple[str, ...] = ()  # whose absence means that the extra is missing
     options: Mapping[str, Option] = field(default_factory=dict)
     hosts: bool = True  # the part after `//` names servers
-    ttl_in_key: bool = False  # the store has one timeout per connection
+    login: bool = False  # without `hosts`: a user and a password may stand before the path
+    ttl_in_key: bool = False  # the store has one timeout per connection; `connect` has the ttl as its third argument
+    doctor: str = ""  # the module that has `checks(backend, address, ttl)`, of `coordkit.findings`; "": it has none
 
 
 def fraction(text: str) -> float:
@@ -83,6 +89,17 @@ def boolean(text: str) -> bool:
     return text == "true"
 
 
+def one_of(*words: str) -> Option:
+    """An option that is one of these words."""
+
+    def chosen(text: str) -> object:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return chosen
+
+
 COMMON: Mapping[str, Option] = {"drift": fraction}
 
 _ETCD = Scheme(
@@ -90,14 +107,37 @@ _ETCD = Scheme(
     "etcd",
     packages=("etcd3", "grpc", "google", "six"),
     options={"trust_leases": boolean},
+    doctor="coordkit.backends.etcd.doctor",
+)
+_ZOOKEEPER = Scheme(
+    "coordkit.backends.zookeeper",
+    "zookeeper",
+    packages=("kazoo",),
+    options={"auth": one_of("digest", "sasl"), "acl": str},
+    ttl_in_key=True,
+    doctor="coordkit.backends.zookeeper.doctor",
+)
+_REDIS = Scheme(
+    "coordkit.backends.redis",
+    "redis",
+    packages=("redis",),
+    options={"cluster": str, "keyspace": str, "max_ttl": number},
+    doctor="coordkit.backends.redis.doctor",
 )
 _TLS: Mapping[str, Option] = {"ca": str, "cert": str, "key": str, "server_name": str}
 
 _schemes: dict[str, Scheme] = {
     "etcd": _ETCD,
     "etcds": replace(_ETCD, options={**_ETCD.options, **_TLS}),
-    "memory": Scheme("coordkit.backends.memory", options={"link": str}),
-    "sqlite": Scheme("coordkit.backends.sqlite", hosts=False),
+    "redis": _REDIS,
+    "redis+quorum": _REDIS,
+    "redis+unix": replace(_REDIS, hosts=False, login=True),
+    "rediss": replace(_REDIS, options={**_REDIS.options, **_TLS}),
+    "rediss+quorum": replace(_REDIS, options={**_REDIS.options, **_TLS}),
+    "memory": Scheme("coordkit.backends.memory", options={"link": str}, doctor="coordkit.backends.memory_doctor"),
+    "sqlite": Scheme("coordkit.backends.sqlite", hosts=False, doctor="coordkit.backends.sqlite.doctor"),
+    "zookeeper": _ZOOKEEPER,
+    "zookeepers": replace(_ZOOKEEPER, options={**_ZOOKEEPER.options, **_TLS}),
 }
 
 
@@ -105,7 +145,8 @@ def register(name: str, scheme: Scheme) -> None:
     """Add a scheme of your own, served by the module that it names.
 
     The module has `connect(address, host) -> Backend`, which does no I/O, `check(address)`, which raises
-    `ConfigError` for an address that it cannot serve, and `guarantees(address) -> Guarantees`.
+    `ConfigError` for an address that it cannot serve, and `guarantees(address) -> Guarantees`. The module `doctor` of
+    the scheme, if it names one, has `checks(backend, address, ttl) -> Sequence[Check]` for `coordkit doctor`.
     """
     if not name.replace("+", "").isalnum() or name != name.lower():
         raise ConfigError(f"a scheme is lower-case letters and digits, with '+': {name!r}")
@@ -135,7 +176,7 @@ def parse(url: str, more: Mapping[str, object] | None = None) -> Address:
     user, _, password = credentials.partition(":")
     if scheme.hosts and not at and "@" in path + query:
         raise ConfigError("a '/' or '?' stands before the '@' of a backend URL: percent-encode it, and any later '@'")
-    if not scheme.hosts and (netloc or at):
+    if not scheme.hosts and (netloc or (at and not scheme.login)):
         raise ConfigError(f"{scheme_name}:// names no host: write three slashes, {scheme_name}:///path")
     hosts = _hosts(netloc, scheme_name) if scheme.hosts else ()
     address = Address(
@@ -150,15 +191,44 @@ def parse(url: str, more: Mapping[str, object] | None = None) -> Address:
     return address
 
 
-def connect(address: Address, host: Host) -> Backend:
-    """The backend at an address, not yet open."""
-    backend: Backend = _module(_schemes[address.scheme]).connect(address, host)
+def connect(address: Address, host: Host, ttl: float = DEFAULT_TTL) -> Backend:
+    """The backend at an address, not yet open; `ttl` for a store that has one timeout per connection."""
+    scheme = _schemes[address.scheme]
+    more = (ttl,) if scheme.ttl_in_key else ()
+    backend: Backend = _module(scheme).connect(address, host, *more)
     return backend
+
+
+def doctor(address: Address) -> Any:
+    """The module that knows what to look at in the backend at an address; None if there is none."""
+    name = _schemes[address.scheme].doctor
+    try:
+        return importlib.import_module(name) if name else None
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the checks of {address.scheme}:// cannot be loaded: {error}") from error
+
+
+def one_ttl(address: Address) -> bool:
+    """Whether all electors of one session have the same ttl, for the store has one timeout per connection."""
+    return _schemes[address.scheme].ttl_in_key
+
+
+def check_ttl(address: Address, ttl: float) -> None:
+    """Refuse a ttl that this store cannot grant, as a `ConfigError`; most can grant any."""
+    check = getattr(_module(_schemes[address.scheme]), "check_ttl", None)
+    if check is not None:
+        check(address, ttl)
+
+
+def read_seconds(address: Address, ttl: float) -> float:
+    """How long a read may take that names no timeout: longer where the store cannot tell the living from the dead."""
+    own = getattr(_module(_schemes[address.scheme]), "read_seconds", None)
+    return READ_SECONDS if own is None else max(READ_SECONDS, float(own(address, ttl)))
 
 
 def sharing_key(address: Address, ttl: float) -> tuple[object, ...]:
     """Electors with equal keys share one session."""
-    return (address, ttl if _schemes[address.scheme].ttl_in_key else None)
+    return (address, ttl if one_ttl(address) else None)
 
 
 def _module(scheme: Scheme) -> Any:

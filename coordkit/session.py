@@ -43,6 +43,7 @@ OPEN_SECONDS = 5.0  # one try to open a backend
 CLOSE_SECONDS = 2.0  # how long a closing session waits for releases under way; then their leases run out
 LONGEST_NAP = 0.25  # s: asyncio's timers do not see a suspend, so the clocks are read again at least this often
 SHORTEST_NAP = 0.0005
+HINT_NAP = 0.1  # s, at least, between two renewals that hints ask for
 
 Closing = Callable[[], asyncio.Task[object] | None]  # ends what a user does; the task, if any, that has yet to end
 
@@ -56,6 +57,10 @@ class Holding:
     watch: asyncio.Task[None] | None = None
     suspect: bool = False  # a hint says that the entry is gone: renew now, to be sure
     look_after: Callable[[], None] = lambda: None  # ends the term if nobody has it any more
+
+    def due(self, now: Instant) -> float:
+        """Seconds until it wants renewing; may be <= 0."""
+        return renewal_due(self.tenure.promise, self.tenure.ttl, now, self.grant.pace)
 
 
 class Keeper:
@@ -194,7 +199,7 @@ class Keeper:
             wake = self._rounds[tenure.ttl] = asyncio.Event()
             self._loop(self._renew_all(tenure.ttl, wake), "renewals")
         now = self.host.clock.now()
-        if renewal_due(tenure.promise, tenure.ttl, now) < tenure.ttl / 4:  # the win was slow: do not oversleep
+        if holding.due(now) < tenure.ttl / 4:  # the win was slow, or the pace is quick: do not oversleep
             self._rounds[tenure.ttl].set()
         if self._deadlines is None:
             self._deadlines = self._loop(self._end_in_time(), "deadlines")
@@ -279,7 +284,7 @@ class Keeper:
             self._wake_round(holding.tenure.ttl)
             # One look per hint: the renewal clears `suspect`, or ends the term and with it this task.
             while holding.suspect:
-                await asyncio.sleep(holding.tenure.ttl / 12)
+                await asyncio.sleep(min(HINT_NAP, holding.tenure.ttl / 12))
 
     # --- the two loops ---------------------------------------------------------------------------------------
 
@@ -289,7 +294,7 @@ class Keeper:
             while held := [holding for tenure, holding in self._held.items() if tenure.ttl == ttl]:
                 wake.clear()
                 now = clock.now()
-                due = [(renewal_due(each.tenure.promise, ttl, now), each) for each in held]
+                due = [(each.due(now), each) for each in held]
                 first = min(0.0 if each.suspect else seconds for seconds, each in due)
                 if first > 0:
                     await until(wake, first)
@@ -299,8 +304,8 @@ class Keeper:
                 certain = await self._renew(batch, ttl)
                 # Where an answer was unknown, or moved nothing: not at once again.
                 now = clock.now()
-                if not certain or any(renewal_due(each.tenure.promise, ttl, now) <= 0 for each in batch):
-                    await asyncio.sleep(self.host.chance.uniform(ttl / 48, ttl / 12))
+                if not certain or any(each.due(now) <= 0 for each in batch):
+                    await until(wake, self.host.chance.uniform(ttl / 48, ttl / 12))  # but for a hint
         finally:
             self._rounds.pop(ttl, None)
 

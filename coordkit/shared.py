@@ -11,11 +11,12 @@ import os
 import weakref
 from typing import NoReturn, Self
 
-from coordkit.engine import EngineDied, current, existing
-from coordkit.errors import ElectorClosed, ForkedProcessError
+from coordkit.engine import Engine, EngineDied, current, existing
+from coordkit.errors import ConfigError, ElectorClosed, ForkedProcessError
 from coordkit.face import Face, address_of
+from coordkit.lease import DEFAULT_TTL
 from coordkit.model import Guarantees, check_seconds
-from coordkit.registry import Address, guarantees
+from coordkit.registry import Address, guarantees, one_ttl
 from coordkit.session import Keeper
 
 
@@ -29,6 +30,7 @@ class Session:
     def __init__(self, url: str, **options: object) -> None:
         self.address: Address = address_of(url, options)
         self._electors: weakref.WeakSet[Face] = weakref.WeakSet()
+        self._ttl: float | None = None  # of all its electors, where the store has one timeout per connection
         self._used_in: int | None = None
         self._closed = False
         self._keeper: list[Keeper] = []  # the engine's own: ours while open
@@ -52,7 +54,7 @@ class Session:
             if self._closed:
                 raise ElectorClosed("this session is closed")
             if not self._keeper:
-                keeper = engine.keeper(self.address, 0.0)
+                keeper = engine.keeper(self.address, DEFAULT_TTL if self._ttl is None else self._ttl)
                 keeper.join(self._user, _nothing)
                 self._keeper.append(keeper)
             await self._keeper[0].open_once(seconds)
@@ -94,9 +96,25 @@ class Session:
         if self._used_in != os.getpid():
             raise ForkedProcessError(f"this session belongs to process {self._used_in}; make another one in the child")
 
-    def adopt(self, elector: Face) -> None:
-        """`close` closes this elector, too."""
+    def adopt(self, elector: Face, ttl: float) -> None:
+        """`close` closes this elector, too. `ConfigError` for a second ttl where the store has one per connection."""
+        if self._ttl is None:
+            self._ttl = ttl
+            if self._keeper and one_ttl(self.address) and (engine := existing()) is not None:
+                engine.post(self._change_keeper, engine, ttl)  # it was opened before its ttl was known
+        if self._ttl != ttl and one_ttl(self.address):
+            raise ConfigError(
+                f"ttl={ttl:g}: {self.address.scheme}:// has one timeout per session, and the first elector of this "
+                f"one has ttl={self._ttl:g}; make a second Session"
+            )
         self._electors.add(elector)
+
+    def _change_keeper(self, engine: Engine, ttl: float) -> None:
+        keeper = engine.keeper(self.address, ttl)
+        if self._keeper and keeper is not self._keeper[0]:
+            keeper.join(self._user, _nothing)
+            _part(self._keeper, self._user, [])
+            self._keeper.append(keeper)
 
     def __enter__(self) -> Self:
         return self.open()

@@ -44,13 +44,21 @@ async def bounded(call: Awaitable[T], seconds: float, operation: str) -> T:
 
 
 async def uncancelled(call: Awaitable[T], operation: str) -> T:
-    """Await one call of a backend. That its own client cancels it is no news and nobody's order: `OutcomeUnknown`."""
+    """Await one call of a backend. That its own client cancels it is no news and nobody's order: `OutcomeUnknown`.
+
+    A call that fails just when the task that waits for it is cancelled does not keep it from being cancelled: whoever
+    ordered that goes by it.
+    """
     try:
         return await call
     except asyncio.CancelledError as error:  # some clients do that when their connection is closed
         if being_cancelled():
             raise
         raise OutcomeUnknown(f"the client gave up {operation}", operation=operation) from error
+    except Exception as error:
+        if being_cancelled():
+            raise asyncio.CancelledError from error
+        raise
 
 
 def being_cancelled() -> bool:

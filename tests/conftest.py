@@ -7,13 +7,18 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import servers
 from tests.expected import BACKENDS, SUITES_PER_BACKEND
 
-pytest_plugins = ("tests.support.clusters",)
+pytest_plugins = ("tests.support.clusters", "tests.support.sql")
 
 TESTS = Path(__file__).parent
+
+# How fast an example is made and tried tells of the machine's other work, not of the code.
+settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy-machine")
 
 # A shell starts a background job with SIGINT ignored, nohup with SIGHUP; tests send both, to children too.
 for number, usual in (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-BACKENDS = ("memory", "sqlite", "etcd", "zookeeper", "redis", "postgresql", "mariadb")
+BACKENDS = ("memory", "sqlite", "etcd", "zookeeper", "redis", "postgresql", "mariadb", "file", "http")
 SUITES_PER_BACKEND = ("contract", "integration")
 PLATFORM = "platform: "
 TABLE = Path(__file__).with_name("expected-tests.json")

@@ -28,11 +28,17 @@ OBSERVE_SECONDS = 5.0  # at the latest after so long an observer looks again, wh
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An attempt has won: our own entry is live and first. `promise` counts from before it was asked for."""
+    """An attempt has won: our own entry is live and first. `promise` counts from before it was asked for.
+
+    `ttl`: seconds that the store has granted, where they are not those that were asked for. `pace`: seconds from one
+    renewal to the next, where the store needs to hear of us more often than thrice in a ttl.
+    """
 
     candidacy: Candidacy
     token: int
     promise: Promise
+    ttl: float | None = None
+    pace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ COMMANDS = {
     "leader": "coordkit.cli.watch:leader",
     "candidates": "coordkit.cli.watch:candidates",
     "observe": "coordkit.cli.watch:observe",
+    "doctor": "coordkit.cli.doctor_command:doctor",
+    "fence": "coordkit.cli.fence_command:fence",
     "demo": "coordkit.cli.demo:demo",
     "audit": "coordkit.cli.audit_command:audit",
 }

@@ -87,6 +87,19 @@ def seconds(context: click.Context, parameter: click.Parameter, value: float | N
     return None if value is None else _valid(parameter, lambda: check_seconds(value, _name(parameter)))
 
 
+def timeout_option(default: float, each: str) -> Callable[[F], F]:
+    """--timeout: seconds for each check, or each call."""
+    return click.option(
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=default,
+        callback=seconds,
+        help=f"Give each {each} S seconds.",
+        show_default=True,
+    )
+
+
 def seconds_or_zero(context: click.Context, parameter: click.Parameter, value: float) -> float:
     """The callback of an option that is a finite number of seconds >= 0."""
     return _valid(parameter, lambda: check_seconds(value, _name(parameter), zero=True))
@@ -126,11 +139,17 @@ def url_option(command: F) -> F:
     )(command)
 
 
+def url_argument(command: F) -> F:
+    """URL, which may be left out as `--url` may."""
+    return click.argument("url", metavar="[URL]", required=False, callback=_url)(command)
+
+
 def _url(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
     url = value or os.environ.get("COORDKIT_URL")
     if not url:
         url = default_url(os.environ)
-        say(f"no --url and no COORDKIT_URL: {url}, whose scope is this machine and this user only")
+        given = "URL" if isinstance(parameter, click.Argument) else "--url"
+        say(f"no {given} and no COORDKIT_URL: {url}, whose scope is this machine and this user only")
     try:
         parse(url)
     except ConfigError as error:

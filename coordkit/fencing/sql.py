@@ -1,32 +1,37 @@
 """A fence in the caller's own database transaction, on SQLAlchemy 2.
 
 The rule: the check is a write. One statement compares the offered token with the highest seen, stores it and holds
-the lock until the caller's transaction ends; so what the caller writes in that transaction is written under the
-admitted token, or not at all.
+the row's lock until the caller's transaction ends; so what the caller writes in that transaction is written under the
+admitted token, or not at all. The statement reads the row as it is, never as a snapshot remembers it.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, Engine, MetaData, String, Table, inspect, select
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Dialect,
+    Engine,
+    Insert,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from coordkit import retry
-from coordkit.errors import (
-    BackendError,
-    ConfigError,
-    Misconfigured,
-    OutcomeUnknown,
-    Rejected,
-    StaleToken,
-    Unavailable,
-)
+from coordkit.errors import ConfigError, Misconfigured, StaleToken
+from coordkit.fencing.sql_bound import BoundFence, BoundToLoop
+from coordkit.fencing.sql_door import Family, Where, connecting, connection_of, family, require_transaction, translated
 from coordkit.model import (
     MAX_ELECTION_BYTES,
     Fence,
@@ -36,7 +41,30 @@ from coordkit.model import (
     check_token,
 )
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # importing it takes greenlet
+
 ADMIT_SECONDS = 5.0  # how long a bound fence tries again while the database is locked
+
+
+class ElectionName(TypeDecorator[str]):
+    """Compared byte by byte, whatever the database's collation: two elections are never taken for one."""
+
+    impl = String(MAX_ELECTION_BYTES)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.VARBINARY(MAX_ELECTION_BYTES))
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.VARCHAR(MAX_ELECTION_BYTES, collation="C"))
+        return dialect.type_descriptor(String(MAX_ELECTION_BYTES))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
+        return value.encode() if value is not None and dialect.name in ("mysql", "mariadb") else value
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:
+        return value.decode() if isinstance(value, bytes) else value
 
 
 class SQLFence:
@@ -48,16 +76,17 @@ class SQLFence:
             fence.admit(connection, term.token)     # StaleToken leaves the block: everything is rolled back
             connection.execute(...)
 
-    Admission and writes are committed together or not at all, and writers of one election follow each other.
-    Holds no connection and no state; may be shared by threads, and made at import. With an ORM session:
-    `fence.admit(session.connection(), token)`; with an async one: `await session.run_sync(...)` around it.
+    For PostgreSQL, MySQL, MariaDB and SQLite, at every isolation level that has transactions. Admission and writes are
+    committed together or not at all, and writers of one election follow each other. Holds no connection and no state;
+    may be shared by threads, and made at import. Where a connection is asked for, an ORM session may be given; with an
+    async one: `await connection.run_sync(fence.admit, term.token)`, likewise `session.run_sync`.
 
     The danger: only what is written in that same transaction is protected. If `StaleToken` is caught inside the
     block, the transaction must not be committed. What is rolled back to a savepoint takes an admission made after
-    the savepoint with it. A database restored from a backup has forgotten the newer tokens.
+    the savepoint with it. A leader that is paused inside its transaction keeps the row, and its successor waits: let
+    the database end idle transactions. A database restored from a backup has forgotten the newer tokens.
 
-    So far for SQLite; other databases raise `ConfigError`. `table`: the name of its table; `metadata`: the
-    `MetaData` it shall belong to, such as that of your migrations.
+    `table`: the name of its table; `metadata`: the `MetaData` it shall belong to, such as that of your migrations.
     """
 
     def __init__(self, *, table: str = "coordkit_fence", metadata: MetaData | None = None) -> None:
@@ -66,135 +95,149 @@ class SQLFence:
         self.table = Table(
             table,
             MetaData() if metadata is None else metadata,
-            Column("election", String(MAX_ELECTION_BYTES), primary_key=True),
+            Column("election", ElectionName, primary_key=True),
             Column("token", BigInteger, nullable=False),
             CheckConstraint("token > 0"),
+            mysql_engine="InnoDB",  # others know no transaction
+            mariadb_engine="InnoDB",
         )
 
-    def create(self, where: Engine | Connection) -> None:
-        """Make the fence's table unless it exists. With a connection: in its transaction, which you commit."""
-        _check_dialect(where, "create", Engine, Connection)
-        with _translated("create", self.table):
-            if isinstance(where, Connection):
-                where.execute(CreateTable(self.table, if_not_exists=True))
-                return
-            with where.begin() as connection:
-                connection.execute(CreateTable(self.table, if_not_exists=True))
+        # Made once: that takes longer than a round trip.
+        election, token = self.table.c.election, self.table.c.token
+        self._row = select(token).where(election == bindparam("election"))
+        offer = mysql.insert(self.table)
+        by_mysql = offer.on_duplicate_key_update(token=func.greatest(token, offer.inserted.token))
+        self._offer_of_mariadb = by_mysql.returning(token)
+        self._offers: dict[Family, Insert] = {
+            "mysql": by_mysql,
+            "postgresql": self._upsert(postgresql.insert(self.table)),
+            "sqlite": self._upsert(sqlite.insert(self.table)),
+        }
 
-    def admit(self, connection: Connection, token: FencingToken) -> None:
-        """Remember `token` in this transaction, or raise `StaleToken`; takes the write lock until its end.
-
-        Admit first, then write. Raises `ConfigError` on a connection in autocommit, where nothing is atomic;
-        `Misconfigured` if the table is missing; `Unavailable` if the database is locked for longer than its
-        driver waits: roll back and start again.
-        """
-        _check_dialect(connection, "admit", Connection)
-        check_token(token)
-        offer = sqlite.insert(self.table).values(election=token.election, token=token.value)
-        admission = offer.on_conflict_do_update(
+    def _upsert(self, offer: postgresql.Insert | sqlite.Insert) -> Insert:
+        return offer.on_conflict_do_update(
             index_elements=[self.table.c.election],
             set_={"token": offer.excluded.token},
-            where=offer.excluded.token >= self.table.c.token,
+            where=offer.excluded.token >= self.table.c.token,  # the row is locked even if not
         ).returning(self.table.c.token)
-        with _translated("admit", self.table, connection):
-            admitted = connection.execute(admission).first()
-            newest = None if admitted is not None else self._newest(connection, token.election)
-        if newest is not None:
-            raise StaleToken(token, newest)
-        if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+
+    def create(self, where: Engine | Connection) -> None:
+        """Make the fence's table unless it exists.
+
+        With a connection: in its transaction, which you commit; MySQL and MariaDB commit what it has written so far,
+        as before any new table.
+        """
+        if isinstance(where, Connection):
+            self._create(where)
+        elif isinstance(where, Engine):
+            family(where.dialect)
+            retry.within(ADMIT_SECONDS)(self._create_by, where)  # another may make it at the same moment
+        else:
             raise ConfigError(
-                "this connection is in autocommit: what you write next would not be atomic with the admission; "
-                "use engine.begin(), without isolation_level='AUTOCOMMIT'"
+                f"create takes a SQLAlchemy Engine or Connection, not {type(where).__name__}; "
+                "an async connection has .run_sync(): await connection.run_sync(fence.create)"
             )
 
-    def newest(self, connection: Connection, election: str) -> FencingToken | None:
-        """The highest token admitted in an election, as this transaction sees it; None if there was none."""
-        _check_dialect(connection, "newest", Connection)
-        check_election(election)
-        with _translated("newest", self.table, connection):
-            return self._newest(connection, election)
+    def admit(self, connection: Where, token: FencingToken) -> None:
+        """Remember `token` in this transaction, or raise `StaleToken`; keeps the election's row locked until its end.
 
-    def bind(self, engine: Engine, *, timeout: float = ADMIT_SECONDS) -> Fence:
+        Admit first, then write. Raises `ConfigError` on a connection in autocommit, where nothing is atomic;
+        `Misconfigured` if the table is missing. `Unavailable` if the row is locked for longer than the database waits,
+        on a deadlock, or where the isolation level does not let this transaction see what others have written
+        meanwhile: roll back and start again. SQLite locks the whole database, not the row.
+        """
+        check_token(token)
+        transaction = connection_of(connection, "admit")
+        with translated("admit", self.table, transaction):
+            newest = self._admitted(transaction, token)
+        if newest is not None:
+            raise StaleToken(token, newest)
+        require_transaction(transaction)
+
+    def overwrite(self, connection: Where, token: FencingToken) -> None:
+        """Remember `token` whatever was seen of its election. For an operator: a lower one lets stale leaders in."""
+        check_token(token)
+        transaction = connection_of(connection, "overwrite")
+        row = self.table.update().where(self.table.c.election == token.election)
+        with translated("overwrite", self.table, transaction):
+            changed = transaction.execute(row.values(token=token.value)).rowcount
+        if not changed:
+            self.admit(connection, token)
+
+    def newest(self, connection: Where, election: str) -> FencingToken | None:
+        """The highest token admitted in an election, as this transaction sees it; None if there was none."""
+        check_election(election)
+        transaction = connection_of(connection, "newest")
+        with translated("newest", self.table, transaction):
+            return self._newest(transaction, election)
+
+    def bind(self, engine: Engine | AsyncEngine, *, timeout: float = ADMIT_SECONDS) -> Fence:
         """A plain `Fence`, for `LeaderElector(fences=[...])`: each `admit` is a transaction of its own.
 
-        While the database is locked it tries again for at most `timeout` seconds, then raises `Unavailable`.
+        While the row is locked or the database cannot be reached it tries again for about `timeout` seconds, then
+        raises `Unavailable`. An async engine is used on the event loop on which `bind` is called; `admit` waits for it
+        on another thread, as electors do.
         """
-        _check_dialect(engine, "bind", Engine)
-        return _Bound(self, engine, check_seconds(timeout, "timeout"))
+        check_seconds(timeout, "timeout")
+        if isinstance(engine, Engine):
+            family(engine.dialect)
+            return BoundFence(self, engine, timeout)
+        if isinstance(getattr(engine, "sync_engine", None), Engine):
+            family(engine.dialect)
+            return BoundToLoop(self, engine, timeout)
+        raise ConfigError(f"bind takes a SQLAlchemy Engine or AsyncEngine, not {type(engine).__name__}")
+
+    def _create_by(self, engine: Engine) -> None:
+        with connecting(self.table, engine):
+            connection = engine.connect()
+        with connection, translated("create", self.table, engine), connection.begin():
+            self._create(connection)
+
+    def _create(self, connection: Connection) -> None:
+        family(connection.dialect)
+        with translated("create", self.table, connection):
+            connection.execute(CreateTable(self.table, if_not_exists=True))
+
+    def _admitted(self, connection: Connection, token: FencingToken) -> FencingToken | None:
+        """Store the token if it is not stale; else the newest, as it is now."""
+        kind = family(connection.dialect)
+        offered = {"election": token.election, "token": token.value}
+        if kind != "mysql":
+            if connection.execute(self._offers[kind], offered).first() is not None:
+                return None
+            newest = self._newest(connection, token.election)
+            taken = newest is not None and newest > token
+        else:
+            newest = self._told(connection, token.election, self._offered_to_mysql(connection, offered))
+            taken = newest is not None and newest >= token
+        if not taken:
+            raise Misconfigured(
+                f"the table {self.table.name!r} has not taken {token} and has no newer one: "
+                "look for a trigger, a rule or a policy of rows",
+                backend=connection.dialect.name,
+                operation="admit",
+            )
+        return None if newest == token else newest
+
+    def _offered_to_mysql(self, connection: Connection, offered: dict[str, object]) -> object:
+        """What is in the row after an upsert that leaves the higher token in it, past any snapshot."""
+        if connection.dialect.insert_returning:  # MariaDB
+            return connection.execute(self._offer_of_mariadb, offered).scalar()
+        connection.execute(self._offers["mysql"], offered)
+        # A read without a lock would be told by a snapshot.
+        return connection.execute(self._row.with_for_update(), {"election": offered["election"]}).scalar()
 
     def _newest(self, connection: Connection, election: str) -> FencingToken | None:
-        value = connection.execute(select(self.table.c.token).where(self.table.c.election == election)).scalar()
+        return self._told(connection, election, connection.execute(self._row, {"election": election}).scalar())
+
+    def _told(self, connection: Connection, election: str, value: object) -> FencingToken | None:
         try:
-            return None if value is None else FencingToken(election, value)
+            return None if value is None else FencingToken(election, value)  # type: ignore[arg-type]
         except ConfigError as error:
             raise Misconfigured(
-                f"the table {self.table.name!r} holds no token for {election!r}: {error}", backend="sqlite"
+                f"the table {self.table.name!r} holds no token for {election!r}: {error}",
+                backend=connection.dialect.name,
             ) from error
 
     def __repr__(self) -> str:
         return f"<SQLFence {self.table.name!r}>"
-
-
-class _Bound:
-    def __init__(self, fence: SQLFence, engine: Engine, timeout: float) -> None:
-        self._fence = fence
-        self._engine = engine
-        self._timeout = timeout
-
-    def admit(self, token: FencingToken) -> None:
-        retry.within(self._timeout)(self._once, token)  # admitting twice is admitting once
-
-    def _once(self, token: FencingToken) -> None:
-        with _translated("admit", self._fence.table), self._engine.begin() as connection:
-            self._fence.admit(connection, token)
-
-
-def _check_dialect(where: object, operation: str, *kinds: type[Engine | Connection]) -> None:
-    if not isinstance(where, kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(
-            f"{operation} takes a SQLAlchemy {wanted}, not {type(where).__name__}; "
-            "a session has .connection(), an async engine or session has .run_sync()"
-        )
-    if where.dialect.name != "sqlite":
-        raise ConfigError(f"SQLFence serves SQLite so far, not {where.dialect.name}")
-
-
-@contextmanager
-def _translated(operation: str, table: Table, connection: Connection | None = None) -> Iterator[None]:
-    """The one door: what an error of the database means, by its code, never by its text."""
-    try:
-        yield
-    except NoConnection as error:  # of the engine's pool, in time
-        raise Unavailable(f"{operation} in {table.name!r}: {error}", backend="sqlite", operation=operation) from error
-    except DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        kind = OutcomeUnknown if code is None else _MEANING.get(code & 0xFF, OutcomeUnknown)
-        message = f"{operation} in {table.name!r}: {error.orig}"
-        if code == sqlite3.SQLITE_ERROR and connection is not None:  # our statement does not fit what is there
-            there = inspect(connection).has_table(table.name, table.schema)
-            message = (
-                f"the table {table.name!r} is not a fence's: {error.orig}"
-                if there
-                else f"the fence's table {table.name!r} is missing: call fence.create(engine) once"
-            )
-        raise kind(message, backend="sqlite", operation=operation) from error
-
-
-# sqlite.org/rescode.html. Whatever fails with one of these has changed nothing that is committed.
-_MEANING: dict[int, type[BackendError]] = {
-    sqlite3.SQLITE_ERROR: Misconfigured,
-    sqlite3.SQLITE_PERM: Rejected,
-    sqlite3.SQLITE_BUSY: Unavailable,
-    sqlite3.SQLITE_LOCKED: Unavailable,
-    sqlite3.SQLITE_NOMEM: Unavailable,
-    sqlite3.SQLITE_READONLY: Rejected,
-    sqlite3.SQLITE_CORRUPT: Misconfigured,
-    sqlite3.SQLITE_FULL: Unavailable,
-    sqlite3.SQLITE_CANTOPEN: Rejected,
-    sqlite3.SQLITE_PROTOCOL: Unavailable,
-    sqlite3.SQLITE_CONSTRAINT: Misconfigured,
-    sqlite3.SQLITE_MISMATCH: Misconfigured,
-    sqlite3.SQLITE_AUTH: Rejected,
-    sqlite3.SQLITE_NOTADB: Misconfigured,
-}

@@ -967,7 +967,7 @@ class BackendContract:
         engine = current()
 
         async def run() -> T:
-            backend = connect(parse_url(store.url()), engine)
+            backend = connect(parse_url(store.url()), engine, 60.0)
             await backend.open()
             try:
                 return await main(backend)

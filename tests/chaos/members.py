@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -18,18 +18,31 @@ from tests.servers.cluster import Cluster
 
 LEADER_PAUSED = "leader paused beyond the ttl"
 MAJORITY = "majority gone for a moment"
+FORGOT = "forgot everything"
+WENT_BACK = "went back to older data"
 MINORITY_KINDS = ("killed", "paused", "restarted", "cut off", LEADER_PAUSED)
-KINDS = (*MINORITY_KINDS, MAJORITY)
+VOTER_KINDS = ("killed", "paused", "restarted", FORGOT, WENT_BACK)  # of servers that know nothing of each other
 
 
 class Trouble:
     """As a context manager: trouble from the beginning to the end of the block, and a healed cluster after it.
 
-    `counts`: how often each kind was made and mended.
+    `kinds`: what a minority can have. `counts`: how often each kind was made and mended. `pause`: seconds at least from
+    one to the next.
     """
 
-    def __init__(self, cluster: Cluster[Any], *, ttl: float, seed: int) -> None:
-        self.counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+    def __init__(
+        self,
+        cluster: Cluster[Any],
+        *,
+        ttl: float,
+        seed: int,
+        kinds: Sequence[str] = MINORITY_KINDS,
+        pause: float = 0.2,
+    ) -> None:
+        self.kinds = tuple(kinds)
+        self.counts: Counter[str] = Counter(dict.fromkeys((*kinds, MAJORITY), 0))
+        self._pause = pause
         self._cluster = cluster
         self._ttl = ttl
         self._chance = random.Random(seed)
@@ -58,13 +71,13 @@ class Trouble:
         bag: list[str] = []
         while not self._enough.is_set():
             if not bag:  # each kind once, and a majority every other time, in a new order
-                bag = [*MINORITY_KINDS, *MINORITY_KINDS, MAJORITY]
+                bag = [*self.kinds, *self.kinds, MAJORITY]
                 self._chance.shuffle(bag)
             kind = bag.pop()
             self._trouble(kind)
             self._cluster.heal()
             self.counts[kind] += 1
-            self._enough.wait(self._chance.uniform(0.2, 1.2))
+            self._enough.wait(self._chance.uniform(self._pause, self._pause + 1.0))
 
     def _trouble(self, kind: str) -> None:
         chance = self._chance
@@ -81,6 +94,12 @@ class Trouble:
             case "cut off":
                 victim.cut_off()
                 self._last(0.2, 3.0)
+            case "forgot everything":
+                self._cluster.flushall(victim)  # type: ignore[attr-defined]
+            case "went back to older data":
+                older = self._cluster.snapshot(victim)  # type: ignore[attr-defined]
+                self._last(0.5, 2.0)
+                self._cluster.restore(victim, older)  # type: ignore[attr-defined]
             case "leader paused beyond the ttl":
                 self._cluster.leader().pause()
                 self._last(1.05 * self._ttl, 1.5 * self._ttl)

@@ -276,6 +276,27 @@ async def test_an_elector_closed_while_it_is_first_used_is_closed(
 
 @only_odd
 @scenario
+async def test_a_call_that_fails_when_it_is_given_up_does_not_go_on(bench: Bench) -> None:
+    """Its client tells of a failure instead of the cancellation, as one does whose connection breaks just then."""
+    odd: Any = bench.store
+
+    async def fails_when_given_up(call: Callable[[], Awaitable[Any]]) -> Any:
+        await call()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OutcomeUnknown("the connection is lost", operation="attempt") from None
+
+    odd.conduct.once("attempt", fails_when_given_up)
+    with pytest.raises(CampaignTimeout):
+        await bench.call(bench.elector(ttl=LONG).campaign, timeout=0.05)
+    await bench.until(lambda: bench.store.entries("e") == [])
+    await hops()
+    assert odd.conduct.calls["attempt"] == 1, "nobody campaigns any more"
+
+
+@only_odd
+@scenario
 async def test_a_session_closed_without_a_wait_is_closed_all_the_same(bench: Bench) -> None:
     """`Session.close(timeout=0)` closes electors that contend, and the connection, behind the caller."""
     odd: Any = bench.store

@@ -1920,6 +1920,13 @@ async def test_values_pickle_and_what_belongs_to_a_process_does_not(bench: Bench
     session.close()
 
 
+class AwaitedFence:
+    """Nobody would await it, and so it would admit everything."""
+
+    async def admit(self, token: object) -> None:
+        """As `Fence.admit`."""
+
+
 # -- bad input -------------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -1941,6 +1948,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metadata": "x" * 65537}, "65536 bytes of UTF-8"),
     ({"eligible": True}, "eligible is a function"),
     ({"fences": [object()]}, r"has a method admit\(token\); object has not"),
+    ({"fences": [AwaitedFence()]}, r"a plain function, run on a thread; AwaitedFence's is async"),
     ({"election": ""}, "1 to 255 bytes"),
     ({"election": "a//b"}, "none empty"),
     ({"election": "e\u0301"}, "NFC"),

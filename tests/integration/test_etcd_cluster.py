@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -16,7 +12,7 @@ import pytest
 from tests.servers.certificates import Certificates
 from tests.servers.cluster import NotReady
 from tests.servers.etcd import CtlFailed, Etcd, EtcdCluster
-from tests.support.children import PATIENCE, Child, hear, say
+from tests.support.local_clusters import ends_with_its_process, leaves_nothing, stays, tells_why_it_cannot_start
 
 pytestmark = pytest.mark.backend("etcd")
 
@@ -195,11 +191,6 @@ def test_heal_mends_everything_at_once(etcd: Etcd[Any]) -> None:
 # -- clusters of their own -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates.make(tmp_path / "certificates")
-
-
 @pytest.mark.local_cluster
 def test_tls_asks_for_a_client_certificate(tmp_path: Path, certificates: Certificates) -> None:
     with EtcdCluster(tmp_path, size=1, tls=certificates) as etcd:
@@ -236,26 +227,13 @@ def test_ipv6_and_authentication(tmp_path: Path) -> None:
 
 @pytest.mark.local_cluster
 def test_nothing_is_left_after_close(tmp_path: Path) -> None:
-    with EtcdCluster(tmp_path, size=3) as etcd:
-        pids = [member.pid for member in etcd.members]
-        threads = [thread for thread in threading.enumerate() if thread.name.startswith("proxy-")]
-        etcd.members[0].pause()
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-    for member in etcd.members:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((member.host, member.port))
-    assert len(threads) >= 3
-    assert sum(thread.is_alive() for thread in threads) == len(threads) - 3
-    etcd.close()
+    leaves_nothing(EtcdCluster(tmp_path, size=3), proxies=3)
 
 
 @pytest.mark.local_cluster
 def test_a_cluster_that_cannot_start_tells_the_servers_words(tmp_path: Path) -> None:
-    etcd = EtcdCluster(tmp_path, size=1, flags=["--listen-client-urls=http://192.0.2.1:2379"])
-    with pytest.raises(NotReady, match=r"(?s)etcd1 is down.*192\.0\.2\.1"), etcd:
-        pytest.fail("it started")
+    flags = ["--listen-client-urls=http://192.0.2.1:2379"]
+    tells_why_it_cannot_start(EtcdCluster(tmp_path, size=1, flags=flags), r"192\.0\.2\.1")
 
 
 def scene_with_a_cluster(folder: str) -> None:
@@ -272,17 +250,9 @@ def scene_with_a_cluster(folder: str) -> None:
         starter.start()
         starter.join()
         etcd.ready()
-        say("pid", member.pid)
-        hear()
+        stays(etcd)
 
 
 @pytest.mark.local_cluster
 def test_servers_outlive_the_thread_but_not_the_process_that_started_them(tmp_path: Path) -> None:
-    with Child(scene_with_a_cluster, tmp_path) as child:
-        server = os.pidfd_open(int(child.expect("pid")))
-        child.send(signal.SIGKILL)
-        try:
-            ended, _, _ = select.select([server], [], [], PATIENCE)
-        finally:
-            os.close(server)
-    assert ended
+    ends_with_its_process(scene_with_a_cluster, tmp_path)

@@ -223,7 +223,7 @@ def forked_beside_a_channel(url: str, endpoint: str) -> None:
 def test_a_child_is_told_at_once_that_grpc_does_not_work_in_it(etcd: Etcd[Any]) -> None:
     with Child(forked_beside_a_channel, etcd.url("reviewed"), etcd.endpoints[0]) as parent:
         assert parent.line() == "led"
-        assert parent.line().startswith("child-failed Misconfigured gRPC was in use when this process was forked")
+        assert parent.line().startswith("child-failed Misconfigured gRPC had been used when this process was forked")
         assert float(parent.expect("within")) < AT_ONCE
         assert parent.line() == "led"
         assert parent.exit_code() == 0

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import runpy
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
 
+from coordkit import FencingToken
 from coordkit.cli.demo_story import unlocked
-from tests.support.children import stopped
+from coordkit.testing.contract import eventually
+from tests.support.children import Child, stopped
 
 pytestmark = pytest.mark.backend("sqlite")
 
@@ -154,3 +161,93 @@ def test_a_paused_leader_wakes_up_writes_nothing_and_contends_again(start: Start
     assert first < second < third
     assert [token for token, _ in tokens_written(tmp_path)] == sorted(token for token, _ in tokens_written(tmp_path))
     assert one.end()[0] == 0
+
+
+# -- the resource's side -----------------------------------------------------------------------------------
+
+
+def fenced_writer(*arguments: str) -> None:
+    """In a process of its own."""
+    sys.argv = ["fenced_writer.py", *arguments]
+    runpy.run_path(str(EXAMPLES / "fenced_writer.py"), run_name="__main__")
+
+
+class Writers:
+    """fenced_writer.py: the service and whoever writes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.started: list[Child] = []
+
+    def begin(self, role: str, *more: str) -> Child:
+        arguments = [role, "--folder", str(self.folder), "--port", str(self.port), "--ttl", "3", "--every", "0.2"]
+        self.started.append(Child(fenced_writer, *arguments, *more))
+        return self.started[-1]
+
+    def put(self, headers: dict[str, str]) -> tuple[int, str, dict[str, object]]:
+        """Status, kind and content of the answer to a write by hand."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with closing(connection):
+            connection.request("PUT", "/report", b"by hand", headers)
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("content-type") or "", json.load(answer)
+
+    def report(self) -> dict[str, object]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/report", timeout=30) as answer:
+            return dict(json.load(answer))
+
+
+@pytest.fixture
+def writers(tmp_path: Path) -> Iterator[Writers]:
+    made = Writers(tmp_path)
+    yield made
+    for child in made.started:
+        child.__exit__(None, None, None)
+
+
+def see(child: Child, pattern: str, seconds: float = 60.0) -> str:
+    """The first group of the next line that matches."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := re.fullmatch(pattern, child.line(seconds)):
+            return found[1] if found.groups() else found[0]
+    raise AssertionError(f"it does not say {pattern!r}")
+
+
+def test_the_service_refuses_whoever_leads_no_more_also_after_it_was_started_again(writers: Writers) -> None:
+    service = writers.begin("serve")
+    see(service, "serving .*")
+    one = writers.begin("write", "--label", "one")
+    first = see(one, "one: wrote report .* under (.*)")
+    two = writers.begin("write", "--label", "two")
+    see(two, "two: contending")
+    one.send(signal.SIGTERM)
+    assert one.exit_code() == 0
+    second = see(two, "two: wrote report .* under (.*)")
+    assert FencingToken.parse(second) > FencingToken.parse(first)
+
+    status, kind, told = writers.put(FencingToken.parse(first).headers())
+    assert (status, kind, told["newest"]) == (412, "application/problem+json", second)
+    assert writers.put({})[0] == 428
+    assert writers.put({"Fencing-Token": "nonsense"})[0] == 400
+    assert writers.put(FencingToken("another", 2**62).headers())[0] == 400
+    two.send(signal.SIGTERM)
+    assert two.exit_code() == 0
+
+    service.send(signal.SIGKILL)
+    service.process.wait()
+    see(writers.begin("serve"), "serving .*")
+    eventually(lambda: answers(writers), "it serves again")
+    assert writers.put(FencingToken.parse(first).headers())[0] == 412
+    assert str(writers.report()["body"]).startswith("two: ")
+
+
+def answers(writers: Writers) -> bool:
+    """Whether the service takes connections."""
+    try:
+        writers.report()
+    except OSError:
+        return False
+    return True

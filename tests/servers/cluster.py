@@ -105,6 +105,14 @@ class Cluster(ABC, Generic[M]):
     def view(self, member: M) -> View | None:
         """What this member says; None if it does not answer within about a second, is not healthy, or has no leader."""
 
+    def views(self, asked: Sequence[M]) -> dict[str, View | None]:
+        """What each of these says, by its name."""
+        return {member.name: self.view(member) for member in asked}
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Nothing is left of what clients have stored. The cluster has to be healthy."""
+
     @abstractmethod
     def close(self) -> None:
         """Leave nothing behind; harmless twice."""
@@ -125,7 +133,7 @@ class Cluster(ABC, Generic[M]):
             for member in asked:
                 if not member.running or member.paused:
                     raise NotReady(f"{member.name} is {'paused' if member.running else 'down'}\n{self.logs()}")
-            views = {member.name: self.view(member) for member in asked}
+            views = self.views(asked)
             one, *others = views.values()
             if one and all(other == one for other in others):
                 return self.member(one.leader) if one.leader else asked[0]
@@ -142,7 +150,7 @@ class Cluster(ABC, Generic[M]):
         deadline = time.monotonic() + timeout
         while True:
             asked = [member for member in self.members if member.running and not member.paused]
-            views = Counter(view for member in asked if (view := self.view(member)))
+            views = Counter(view for view in self.views(asked).values() if view)
             if views:
                 ((view, followers),) = views.most_common(1)
                 if 2 * followers > len(self.members) and (other_than is None or view.leader != other_than.name):

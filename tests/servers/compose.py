@@ -1,4 +1,4 @@
-"""A three-node etcd of docker-compose.yml, with the methods that every cluster of the tests has.
+"""The clusters of docker-compose.yml, with the methods that every cluster of the tests has.
 
 The rule: the cluster is found, not made: `python -m tests.servers.compose` brings it up and takes it down. What a
 test does to a member is done by the engine: it is paused, killed and started as a container, cut off from the others
@@ -10,15 +10,30 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from string import digits
+from typing import Any, TypeVar
 
 from tests.servers.compose_engine import running_engine
-from tests.servers.compose_project import PROJECT_VARIABLE, STANDING_PROJECT, Project
+from tests.servers.compose_project import PEERS_VARIABLE, PROJECT_VARIABLE, STANDING_PROJECT, Project
 from tests.servers.etcd import Etcd
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.redis import Redis
+from tests.servers.zookeeper import ZooKeeper
 
-SERVICES = ("etcd1", "etcd2", "etcd3")
-CLIENT_PORT = "2379/tcp"
+ETCD = ("etcd1", "etcd2", "etcd3")
+ZOOKEEPER = ("zookeeper1", "zookeeper2", "zookeeper3")
+VOTERS = ("redis1", "redis2", "redis3", "redis4", "redis5")
+SINGLE_VOTER = ("redis",)
+DATABASES = ("postgresql", "mariadb")
+# The last number of the address on the network `peers`, for those that must not get another one.
+FIXED_HOSTS = {"zookeeper1": 101, "zookeeper2": 102, "zookeeper3": 103}
+VOTERS_DATA = "/data"
+# What the file has to be told of a member that comes back without its data.
+RETURNING = {"COORDKIT_ETCD_CLUSTER_STATE": "existing"}
 
 
 @dataclass(slots=True, eq=False)
@@ -49,9 +64,9 @@ class ComposeMember:
         return bool(self._inspected()["State"]["Paused"])
 
     @property
-    def peer_url(self) -> str:
-        """Where the other members reach it; the name is known on the network `peers` alone."""
-        return f"http://{self._alias}:2380"
+    def peer_name(self) -> str:
+        """Where the other members find it; known on the network `peers` alone."""
+        return f"{self.name}-peer"
 
     def start(self) -> None:
         self._docker("start")
@@ -82,9 +97,10 @@ class ComposeMember:
         if inspected["State"]["Running"]:
             raise RuntimeError(f"{self.name} is running")
         variables = {
-            "COORDKIT_ETCD_IMAGE": inspected["Config"]["Image"],
+            f"COORDKIT_{self.name.rstrip(digits).upper()}_IMAGE": inspected["Config"]["Image"],
             f"COORDKIT_{self.name.upper()}_PORT": str(self.port),
-            "COORDKIT_ETCD_CLUSTER_STATE": "existing",
+            PEERS_VARIABLE: self.project.peers(),
+            **RETURNING,
         }
         self._docker("rm", "--volumes")
         self.project.engine.docker("volume", "rm", self.project.volume(self.name))
@@ -101,14 +117,12 @@ class ComposeMember:
 
     def rejoin(self) -> None:
         if not self._is_on("peers"):
-            self._docker("network", "connect", "--alias", self._alias, self.project.network("peers"))
+            host = FIXED_HOSTS.get(self.name)
+            fixed = ("--ip", f"{self.project.peers()}.{host}") if host else ()
+            self._docker("network", "connect", "--alias", self.peer_name, *fixed, self.project.network("peers"))
 
     def last_words(self, lines: int = 40) -> str:
         return self.project.engine.log_of(self.container, lines)
-
-    @property
-    def _alias(self) -> str:
-        return f"{self.name}-peer"
 
     def _is_on(self, network: str) -> bool:
         joined = self._inspected()["NetworkSettings"]["Networks"]
@@ -121,6 +135,27 @@ class ComposeMember:
         return _inspect(self.project, self.container)
 
 
+class ComposeVoter(ComposeMember):
+    """A Redis server."""
+
+    unix_socket = ""
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        return self.peer_name, 6379
+
+    def copy_data(self, folder: Path) -> None:
+        folder.mkdir()
+        self.project.engine.docker("cp", f"{self.container}:{VOTERS_DATA}/.", str(folder))
+
+    def put_data(self, folder: Path) -> None:
+        self.wipe()
+        self.project.engine.docker("cp", f"{folder}/.", f"{self.container}:{VOTERS_DATA}")
+
+
+E = TypeVar("E", bound=ComposeMember)
+
+
 class ComposeEtcd(Etcd[ComposeMember]):
     """The etcd of a project: of the given one, else of that in COORDKIT_COMPOSE_PROJECT, else of `make compose-up`.
 
@@ -128,25 +163,71 @@ class ComposeEtcd(Etcd[ComposeMember]):
     """
 
     def __init__(self, project: Project | None = None) -> None:
-        if project is None:
-            project = Project(running_engine(), os.environ.get(PROJECT_VARIABLE, STANDING_PROJECT))
-        super().__init__([_found(project, service) for service in SERVICES])
+        super().__init__(_members(project, ETCD))
 
     def replace(self, member: ComposeMember) -> None:
         """Give a member that is down an empty place in the cluster, and start it; not awaited."""
         member.wipe()
-        self.readmit(member, member.peer_url)
+        self.readmit(member, f"http://{member.peer_name}:2380")
         member.start()
 
     def close(self) -> None:
         """Whoever brought the containers up takes them down."""
 
 
-def _found(project: Project, service: str) -> ComposeMember:
+class ComposeZooKeeper(ZooKeeper[ComposeMember]):
+    """The ZooKeeper of a project, found as `ComposeEtcd` is."""
+
+    def __init__(self, project: Project | None = None) -> None:
+        super().__init__(_members(project, ZOOKEEPER))
+
+    def replace(self, member: ComposeMember) -> None:
+        """Give a member that is down an empty place in the ensemble, and start it; not awaited."""
+        member.wipe()
+        member.start()
+
+    def close(self) -> None:
+        """Whoever brought the containers up takes them down."""
+
+
+class ComposeRedis(Redis[ComposeVoter]):
+    """The voters of a project, found as `ComposeEtcd` is: the five, or those of other services."""
+
+    def __init__(self, project: Project | None = None, services: Sequence[str] = VOTERS) -> None:
+        super().__init__(_members(project, services, ComposeVoter))
+
+
+class ComposePostgreSQL(PostgreSQL[ComposeMember]):
+    """The PostgreSQL of a project, found as `ComposeEtcd` is. Its data go with its container: it is not to be wiped."""
+
+    def __init__(self, project: Project | None = None) -> None:
+        super().__init__(_members(project, ["postgresql"]))
+
+    def close(self) -> None:
+        """Whoever brought the containers up takes them down."""
+
+
+class ComposeMariaDB(MariaDB[ComposeMember]):
+    """The MariaDB of a project, likewise. It knows no users: everybody may do anything."""
+
+    def __init__(self, project: Project | None = None) -> None:
+        super().__init__(_members(project, ["mariadb"]))
+
+    def close(self) -> None:
+        """Whoever brought the containers up takes them down."""
+
+
+def _members(project: Project | None, services: Sequence[str], kind: type[E] = ComposeMember) -> list[E]:
+    if project is None:
+        project = Project(running_engine(), os.environ.get(PROJECT_VARIABLE, STANDING_PROJECT))
+    return [_found(project, service, kind) for service in services]
+
+
+def _found(project: Project, service: str, kind: type[E]) -> E:
     """The port is read from the settings of the container, for one that is down publishes nothing."""
     container = project.container(service)
-    (binding,) = _inspect(project, container)["HostConfig"]["PortBindings"][CLIENT_PORT]
-    return ComposeMember(project, service, binding["HostIp"], int(binding["HostPort"]), container)
+    ((binding,),) = _inspect(project, container)["HostConfig"]["PortBindings"].values()
+    return kind(project, service, binding["HostIp"], int(binding["HostPort"]), container)
 
 
 def _inspect(project: Project, container: str) -> dict[str, Any]:

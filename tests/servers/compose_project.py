@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
 
 from tests.servers import images
 from tests.servers.compose_engine import Engine
@@ -20,9 +23,11 @@ from tests.servers.images import COMPOSE_FILE
 
 PROJECT_VARIABLE = "COORDKIT_COMPOSE_PROJECT"
 STANDING_PROJECT = "coordkit"  # of `make compose-up`
-PORT_VARIABLES = ("COORDKIT_ETCD1_PORT", "COORDKIT_ETCD2_PORT", "COORDKIT_ETCD3_PORT")
+_PORT = re.compile(r'"127\.0\.0\.1:\$\{(COORDKIT_\w+_PORT):-\d+\}:\d+"')
+PEERS_VARIABLE = "COORDKIT_PEERS"  # the first three numbers of the addresses on the network `peers`
 # Below those that a kernel hands out to outgoing connections: a server that is down keeps its port for its return.
 PORTS = range(20000, 32000)
+NETWORKS_TRIED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,12 @@ class Project:
 
     def network(self, name: str) -> str:
         return self._one("network", "network", name)
+
+    def peers(self) -> str:
+        """The first three numbers of the addresses on the network `peers`."""
+        template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}"
+        subnet = self.engine.docker("network", "inspect", "--format", template, self.network("peers"))
+        return subnet.rpartition(".")[0]
 
     def volume(self, name: str) -> str:
         return self._one("volume", "volume", name)
@@ -91,9 +102,32 @@ def settled_images(engine: Engine) -> dict[str, str]:
     return images.settle(engine, os.environ)
 
 
+def free_network() -> dict[str, str]:
+    """The variable that gives the network `peers` addresses that nothing on this machine has, unless it is set."""
+    if os.environ.get(PEERS_VARIABLE):
+        return {}
+    taken = networks(Path("/proc/net/route").read_text(encoding="ascii"))
+    for _ in range(NETWORKS_TRIED):
+        prefix = f"10.{random.randrange(256)}.{random.randrange(256)}"
+        if not any(IPv4Network(f"{prefix}.0/24").overlaps(network) for network in taken):
+            return {PEERS_VARIABLE: prefix}
+    return {}
+
+
+def networks(routes: str) -> list[IPv4Network]:
+    """Those that a kernel's table of routes (/proc/net/route) tells to be on this machine or near it."""
+    found = []
+    for line in routes.splitlines()[1:]:
+        destination, mask = (int.from_bytes(bytes.fromhex(line.split()[column]), "little") for column in (1, 7))
+        if mask:  # what is left is everything
+            found.append(IPv4Network((destination, mask.bit_count())))
+    return found
+
+
 def free_ports() -> dict[str, str]:
     """The variables that publish each service on a free port, but for those that are set."""
-    wanted = [variable for variable in PORT_VARIABLES if not os.environ.get(variable)]
+    named = _PORT.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
+    wanted = [variable for variable in named if not os.environ.get(variable)]
     found: list[int] = []
     for port in random.sample(PORTS, k=200):
         if len(found) == len(wanted):

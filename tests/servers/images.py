@@ -3,7 +3,9 @@
 The rule: the file names the official image and a variable that overrides it. A variable that is set is obeyed.
 Else an image that the engine has or can pull is used. Only where there is none, one is made: the unpacked packages
 of the service's row of the catalogue, the shared libraries that its programs are linked with, and links where the
-official image has its programs; no shell, nothing else. It is made once for the same files, as the name tells.
+official image has its programs; no shell, but for the one service that says so, nothing else. A service in Java gets
+the catalogue's Java, which is one folder, and the jars of its row. It is made once for the same files, as the name
+tells.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from tests.servers.compose_engine import Engine, EngineFailed
-from tests.servers.fetch import CACHE, Program, program
+from tests.servers.fetch import CACHE, Program, jars, java_home, program
 
 COMPOSE_FILE = Path(__file__).parent.parent.parent / "docker-compose.yml"
+PASSWD = Path(__file__).parent / "postgresql_files" / "passwd"
 PULL_SECONDS = 300.0
 # Packages bring much that no server reads.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/share/bug")
@@ -36,16 +40,39 @@ class Unlinked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """What the official image of a service has, as far as docker-compose.yml uses it: path in the image -> program."""
+    """What the official image of a service has, as far as docker-compose.yml uses it: path in the image -> program.
+
+    `java`: the folder in the image where Java is. `jars`: that of the jars, of the row of the same name. `beside`: what
+    installed programs read, as patterns under /; packages that were unpacked bring it. `shell`: /bin/sh, the machine's,
+    and somebody who may use it.
+    """
 
     name: str
-    programs: Mapping[str, str]
+    programs: Mapping[str, str] = field(default_factory=dict)
+    java: str = ""
+    jars: str = ""
+    beside: tuple[str, ...] = ()
+    shell: bool = False
+    working_directory: str = "/"
 
 
 STAND_INS = {
     "COORDKIT_ETCD_IMAGE": StandIn(
         "etcd", programs={"/usr/local/bin/etcd": "etcd", "/usr/local/bin/etcdctl": "etcdctl"}
     ),
+    "COORDKIT_ZOOKEEPER_IMAGE": StandIn(
+        "zookeeper", java="/opt/java/openjdk", jars="/apache-zookeeper/lib", working_directory="/apache-zookeeper"
+    ),
+    "COORDKIT_POSTGRESQL_IMAGE": StandIn(
+        "postgresql",
+        programs={"/usr/local/bin/postgres": "postgres", "/usr/local/bin/initdb": "initdb"},
+        beside=("usr/share/postgresql/**/*", "usr/lib/postgresql/*/lib/*"),
+        shell=True,
+    ),
+    "COORDKIT_MARIADB_IMAGE": StandIn(
+        "mariadb", programs={"/usr/sbin/mariadbd": "mariadbd"}, beside=("usr/share/mysql/**/*",)
+    ),
+    "COORDKIT_REDIS_IMAGE": StandIn("redis", programs={"/usr/local/bin/redis-server": "redis-server"}),
 }
 
 
@@ -89,10 +116,17 @@ def libraries(ldd: str) -> list[Path]:
 
 
 def contents(
-    stand_in: StandIn, programs: Mapping[str, Program], closure: Iterable[Path], tree: Path | None
+    stand_in: StandIn,
+    programs: Mapping[str, Program],
+    closure: Iterable[Path],
+    tree: Path | None,
+    placed: Mapping[str, Path] | None = None,
 ) -> Contents:
-    """What the stand-in's image holds. Files of `tree` keep their paths in it, all others theirs on this machine."""
-    files: dict[str, Path] = {}
+    """What the stand-in's image holds. Files of `tree` keep their paths in it, all others theirs on this machine.
+
+    `placed`: more files, by their paths in the image.
+    """
+    files = {place.lstrip("/"): source for place, source in (placed or {}).items()}
     if tree:
         for path in sorted(tree.rglob("*")):
             inside = path.relative_to(tree)
@@ -155,17 +189,44 @@ def _pulled(engine: Engine, image: str) -> bool:
 
 def _stand_in(engine: Engine, stand_in: StandIn) -> str:
     programs = {name: program(name) for name in stand_in.programs.values()}
+    tree = _tree_of(programs.values())
+    if stand_in.beside and tree is None:  # found from where a program lies, not from where a link to it does
+        programs = {name: replace(found, path=found.path.resolve()) for name, found in programs.items()}
     closure = {path for found in programs.values() for path in libraries(_ldd(found))}
-    held = contents(stand_in, programs, closure, _tree_of(programs.values()))
+    placed: dict[str, Path] = {}
+    if stand_in.java:
+        home = java_home()
+        placed |= {f"{stand_in.java}/{path.relative_to(home)}": path for path in home.rglob("*") if path.is_file()}
+        closure |= _linked_by_java(home)
+    if stand_in.jars:
+        placed |= {f"{stand_in.jars}/{path.name}": path for path in jars(stand_in.name)}
+    if tree is None:
+        found_beside = (path for pattern in stand_in.beside for path in Path("/").glob(pattern))
+        placed |= {str(path): path for path in found_beside if path.is_file()}
+    if stand_in.shell:
+        placed |= {"/bin/sh": Path("/bin/sh").resolve(), "/etc/passwd": PASSWD}
+        closure |= set(libraries(_ldd(Program(placed["/bin/sh"]))))
+    held = contents(stand_in, programs, closure, tree, placed)
     image = f"coordkit-stand-in/{stand_in.name}:{held.digest}"
     if not _has(engine, image):
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             write(held, archive)
         search = ":".join(held.library_directories)
-        change = ("--change", f"ENV LD_LIBRARY_PATH={search}") if search else ()
+        change = ["--change", f"WORKDIR {stand_in.working_directory}"]
+        if search:
+            change += ["--change", f"ENV LD_LIBRARY_PATH={search}"]
         engine.docker("import", *change, "-", image, given=packed.getvalue())
     return image
+
+
+def _linked_by_java(home: Path) -> set[Path]:
+    """The machine's libraries that a Java needs. What draws windows may lack its own: no server does."""
+    found: set[Path] = set()
+    for own in (home / "bin" / "java", *home.glob("lib/**/*.so")):
+        with suppress(Unlinked):
+            found |= {path for path in libraries(_ldd(Program(own))) if not path.is_relative_to(home)}
+    return found
 
 
 def _ldd(found: Program) -> str:

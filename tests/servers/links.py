@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from tests.servers.processes import ServerProcess
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Opening, Proxy
 
 
 class Links:
@@ -21,9 +21,11 @@ class Links:
         self._processes: dict[str, ServerProcess] = {}
         self._cut_off: set[str] = set()
 
-    def before(self, name: str, host: str, port: int) -> Proxy:
-        """A proxy for a port of this member; others are to be given the proxy's address."""
-        proxy = Proxy(host, port, host=host, sources=self._sources)
+    def before(
+        self, name: str, host: str, port: int, *, opening: Opening | None = None, patience: float = 0.0
+    ) -> Proxy:
+        """A proxy for a port of this member; others are to be given its address. `opening`, `patience`: of `Proxy`."""
+        proxy = Proxy(host, port, host=host, sources=self._sources, opening=opening, patience=patience)
         self._proxies.append((name, proxy))
         return proxy
 

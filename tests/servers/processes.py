@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from tests.servers.fetch import Program
 
@@ -27,7 +27,11 @@ _FORKER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="servers")  # idl
 # interpreter sets it and becomes the server; the pid stays.
 _BECOME = """
 import ctypes, json, os, sys
-parent, environment, *command = sys.argv[1:]
+parent, user, environment, *command = sys.argv[1:]
+if user != "0":
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(parent):
     sys.exit("its starter has gone")
@@ -37,16 +41,39 @@ os.execve(command[0], command, json.loads(environment))
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program with its arguments. `environment` is all that it gets: settings of the user change no test."""
+    """A program with its arguments. `environment` is all that it gets: settings of the user change no test.
+
+    `user`: who runs it, of the group of the same number; 0: whoever starts it.
+    """
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
+    user: int = 0
 
     @classmethod
     def of(cls, found: Program, *arguments: str, **environment: str) -> Self:
         """A program that was found, with more arguments and variables."""
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        return cls((str(found.path), *arguments), inherited | dict(found.environment) | environment)
+        return cls((*found.before, str(found.path), *arguments), inherited | dict(found.environment) | environment)
+
+
+def spawn(
+    command: Command,
+    *,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.STDOUT,
+) -> subprocess.Popen[bytes]:
+    """A process of a program that dies with this one, in a session of its own."""
+    become = (sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()))
+    return _FORKER.submit(
+        subprocess.Popen,
+        [*become, str(command.user), json.dumps(dict(command.environment)), *command.arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    ).result()
 
 
 class ServerProcess:
@@ -80,7 +107,8 @@ class ServerProcess:
     def start(self) -> None:
         """See that there is a process; whether it serves is for others to find out."""
         if not self.running:
-            self._process = _FORKER.submit(self._spawn).result()
+            with open(self.log, "ab") as output:
+                self._process = spawn(self.command, stdout=output)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has; `TimeoutError`, after it was killed, if it does not."""
@@ -116,17 +144,6 @@ class ServerProcess:
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        become = (sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()))
-        with open(self.log, "ab") as output:
-            return subprocess.Popen(
-                [*become, json.dumps(dict(self.command.environment)), *self.command.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self.pid, number)

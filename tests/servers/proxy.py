@@ -11,7 +11,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, NoReturn, Self, TypeAlias, TypeVar
@@ -19,9 +19,11 @@ from typing import Any, NoReturn, Self, TypeAlias, TypeVar
 from tests.servers.sockets import owner
 
 CALL_SECONDS = 10.0
+RETRY_SECONDS = 0.01  # nobody tells when a server begins to listen
 CHUNK = 1 << 16
 CHUNKS_AHEAD = 16  # read and not yet passed on; then the sender has to wait
 R = TypeVar("R")
+Opening: TypeAlias = Callable[[bytes], "bytes | None"]
 # What was read, and when it is due: data, b"" at the end, the error if the connection was reset.
 Chunks: TypeAlias = asyncio.Queue[tuple[float, "bytes | OSError"]]
 
@@ -64,6 +66,10 @@ class Proxy:
 
     `sources`: where given, each new connection is asked whose it is. It returns the name of each process by its pid;
     `block` then stalls the connections of these names alone.
+    `opening`: where given, what it makes of the first bytes of each client goes to the server in their place; as long
+    as it returns None, it is asked again when more have arrived.
+    `patience`: for so many seconds a server that is not there yet is tried again. Who comes again when it is refused
+    would take a reset, after it was let in, for something worse.
     """
 
     def __init__(
@@ -73,7 +79,11 @@ class Proxy:
         *,
         host: str = "127.0.0.1",
         sources: Callable[[], Mapping[int, str]] | None = None,
+        opening: Opening | None = None,
+        patience: float = 0.0,
     ) -> None:
+        self.opening = opening
+        self._patience = patience
         self._target = (target_host, target_port)
         self._sources = sources
         self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -218,13 +228,14 @@ class Proxy:
         except (BlockingIOError, ConnectionAbortedError):  # it is gone again
             return
         accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a network, not a brake
         self._ever += 1
         if self._faults.refused:
             _reset(accepted)
             accepted.close()
             return
         connection = _Connection(self, accepted, self._source(address[1]))
-        task = self._loop.create_task(connection.serve(self._target))
+        task = self._loop.create_task(connection.serve())
         self._connections[task] = connection
         task.add_done_callback(self._served)
 
@@ -242,6 +253,17 @@ class Proxy:
         """Return when this direction of a connection may pass."""
         while self._faults.stalled(source, is_reply=is_reply):
             await self._changed.wait()
+
+    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the server."""
+        deadline = self._loop.time() + self._patience
+        while True:
+            try:
+                return await asyncio.open_connection(*self._target)
+            except ConnectionRefusedError:
+                if self._loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def end_of_drops(self) -> None:
         """Return when replies are no longer dropped."""
@@ -274,12 +296,12 @@ class _Connection:
         self._writers: list[asyncio.StreamWriter] = []
         self.dropped = False  # the client's side is reset, the server does not know it yet
 
-    async def serve(self, target: tuple[str, int]) -> None:
+    async def serve(self) -> None:
         try:
             from_client, to_client = await asyncio.open_connection(sock=self._client)
             self._writers.append(to_client)
             await self._proxy.clear_way(self._source, is_reply=False)
-            from_server, to_server = await asyncio.open_connection(*target)
+            from_server, to_server = await self._proxy.connected()
             self._writers.append(to_server)
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(self._pass_on(from_client, to_server, self._give_requests))
@@ -335,7 +357,7 @@ class _Connection:
 
     async def _give_requests(self, chunks: Chunks, writer: asyncio.StreamWriter) -> None:
         before = b""  # what a trigger looks for may begin in the chunk before
-        while data := await self._next(chunks, is_reply=False):
+        async for data in self._requests(chunks):
             self._proxy.saw_request(before + data)
             before = data
             writer.write(data)
@@ -343,6 +365,20 @@ class _Connection:
         if self.dropped:
             await self._drop()
         writer.write_eof()
+
+    async def _requests(self, chunks: Chunks) -> AsyncIterator[bytes]:
+        """What a client says, in pieces; its first words as they are to go to the server."""
+        opening, kept = self._proxy.opening, b""
+        while data := await self._next(chunks, is_reply=False):
+            if opening:
+                kept += data
+                instead = opening(kept)
+                if instead is None:
+                    continue
+                data, kept, opening = instead, b"", None
+            yield data
+        if kept:  # it ended in the midst of them
+            yield kept
 
     async def _give_replies(self, chunks: Chunks, writer: asyncio.StreamWriter) -> None:
         while data := await self._next(chunks, is_reply=True):

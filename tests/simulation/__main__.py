@@ -2,28 +2,53 @@
 
 python -m tests.simulation --seed 7 [--journal]
 python -m tests.simulation --etcd --seed 7 [--journal]
-python -m tests.simulation --seconds 600 [--first 1000]          half of the time for etcd
+python -m tests.simulation --zookeeper --seed 7 [--journal]
+python -m tests.simulation --redis --seed 7 [--journal]
+python -m tests.simulation --redis-ballots --seed 7 [--journal]
+python -m tests.simulation --seconds 600 [--first 1000]          all of these share the time
 python -m tests.simulation --etcd --seconds 600 [--first 1000]
+python -m tests.simulation --zookeeper --seconds 600 [--first 1000]
+python -m tests.simulation --redis --seconds 600 [--first 1000]
+python -m tests.simulation --redis-ballots --seconds 600 [--first 1000]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from tests.simulation import etcd_storm, storm
-from tests.simulation.storm import Broken, Run
+from tests.simulation import etcd_storm, redis_ballots, redis_storm, storm, zookeeper_storm
+from tests.simulation.storm import Broken
 
-STORMS: dict[str, Callable[[int], Run]] = {"core": storm.storm, "etcd": etcd_storm.storm}
+
+class Played(Protocol):
+    """What happened in the run of a seed."""
+
+    def check(self) -> object: ...  # raises Broken
+    def fates(self) -> Counter[str]: ...  # of its terms
+    def told(self) -> Iterator[str]: ...  # its journal, line by line
+
+
+STORMS: dict[str, Callable[[int], Played]] = {
+    "core": storm.storm,
+    "etcd": etcd_storm.storm,
+    "zookeeper": zookeeper_storm.storm,
+    "redis": redis_storm.storm,
+    "redis-ballots": redis_ballots.course,
+}
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--etcd", action="store_true", help="only the etcd adapter, on its simulated cluster")
+    for name, where in (("etcd", "cluster"), ("zookeeper", "ensemble"), ("redis", "voters")):
+        only = f"only the {name} adapter, on its simulated {where}"
+        parser.add_argument(f"--{name}", dest="chosen", action="append_const", const=name, help=only)
+    short = "only the votes of Redis, in short schedules"
+    parser.add_argument("--redis-ballots", dest="chosen", action="append_const", const="redis-ballots", help=short)
     parser.add_argument("--seed", type=int, help="run this one")
     parser.add_argument("--journal", action="store_true", help="print its journal, in true time")
     parser.add_argument("--seconds", type=float, default=300.0, help="else run seeds for this long")
@@ -31,11 +56,11 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
 
     if asked.seed is not None:
-        return _replay(STORMS["etcd" if asked.etcd else "core"], asked.seed, journal=asked.journal)
+        return _replay(STORMS[(asked.chosen or ["core"])[0]], asked.seed, journal=asked.journal)
 
     seed = int(time.time()) if asked.first is None else asked.first
     print(f"seeds from {seed}", flush=True)
-    chosen = ["etcd"] if asked.etcd else list(STORMS)
+    chosen = asked.chosen or list(STORMS)
     failed = [name for name in chosen if not _rage(name, seed, asked.seconds / len(chosen))]
     return 1 if failed else 0
 
@@ -48,7 +73,7 @@ def _rage(name: str, seed: int, seconds: float) -> bool:
     while time.monotonic() < end:
         run = STORMS[name](seed)
         runs += 1
-        fates.update(span.fate.value for span in run.report().spans)
+        fates.update(run.fates())
         try:
             run.check()
         except Broken as error:
@@ -60,17 +85,17 @@ def _rage(name: str, seed: int, seconds: float) -> bool:
     return not broken and bool(fates)
 
 
-def _replay(storm: Callable[[int], Run], seed: int, *, journal: bool) -> int:
+def _replay(storm: Callable[[int], Played], seed: int, *, journal: bool) -> int:
     run = storm(seed)
     if journal:
-        for record in run.records:
-            print(json.dumps(record))
+        for line in run.told():
+            print(line)
     try:
-        report = run.check()
+        run.check()
     except Broken as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"seed {seed}: {report.terms} leaderships, nothing wrong", file=sys.stderr)
+    print(f"seed {seed}: {run.fates().total()} leaderships, nothing wrong", file=sys.stderr)
     return 0
 
 

@@ -12,10 +12,8 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import coordkit
 from coordkit.backends.contract import Behind, Candidacy, Grant, Renewed
 from coordkit.backends.etcd.adapter import EtcdBackend
 from coordkit.backends.etcd.layout import Place, record_value
@@ -27,24 +25,14 @@ from coordkit.testing.virtual import World
 from tests.simulation.etcd_model import Cluster, Member
 from tests.simulation.etcd_store import Store
 from tests.simulation.etcd_wire import Fair, join
+from tests.simulation.playing import Schedules, must
 from tests.simulation.storm import Broken
 
 PLACE = Place("", "e")
 ROUNDING = 1e-6
 
-SCHEDULES: dict[str, Callable[[], None]] = {}
-
-
-def schedule(course: Callable[[], None]) -> Callable[[], None]:
-    """A course of events, known by its name."""
-    SCHEDULES[course.__name__] = course
-    return course
-
-
-def must(held: bool, promise: str) -> None:
-    """The promise that is broken if this does not hold."""
-    if not held:
-        raise Broken(promise)
+SCHEDULES = Schedules()
+schedule = SCHEDULES.schedule
 
 
 class Ordered(Fair):
@@ -697,19 +685,5 @@ def a_member_without_a_leader_is_left_at_once() -> None:
         must(took < 1.0, f"a member without a leader costs no time-out; it took {took:.2f} s")
 
 
-def main(names: list[str]) -> int:
-    package = Path(coordkit.__file__).parents[1]
-    if Path(__file__).parents[2] != package:
-        print(f"coordkit comes from {package}", file=sys.stderr)
-        return 2
-    for name in names or list(SCHEDULES):
-        try:
-            SCHEDULES[name]()
-        except Broken as broken:
-            print(f"{name}: {broken}")
-            return 3
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(SCHEDULES.play(sys.argv[1:]))

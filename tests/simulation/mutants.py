@@ -50,7 +50,11 @@ class Copy:
         self.place = place
         self._module = module
         shutil.copytree(ROOT / "coordkit", place / "coordkit", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("__init__.py", "simulation/__init__.py", *(f"simulation/{each}.py" for each in (module, *beside))):
+        for name in (
+            "__init__.py",
+            "simulation/__init__.py",
+            *(f"simulation/{each}.py" for each in ("playing", module, *beside)),
+        ):
             (place / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / "tests" / name, place / "tests" / name)
         done = self.play(place)
@@ -69,14 +73,18 @@ class Copy:
             check=False,
         )
 
-    def check(self, mutant: Mutant, place: Path) -> None:
-        """See that the mutant's schedule breaks on a patched copy, made in `place`."""
+    def patch(self, mutant: Mutant, place: Path) -> None:
+        """Make a patched copy in `place`."""
         shutil.copytree(self.place, place)  # with its bytecode: only what is patched is compiled again
         for file, text, instead in mutant.patches:
             path = place / "coordkit" / file
             source = path.read_text(encoding="utf-8")
             assert source.count(text) == 1, f"{file} has this {source.count(text)} times, not once:\n{text}"
             path.write_text(source.replace(text, instead), encoding="utf-8")
+
+    def check(self, mutant: Mutant, place: Path) -> None:
+        """See that the mutant's schedule breaks on a patched copy, made in `place`."""
+        self.patch(mutant, place)
         done = self.play(place, mutant.schedule)
         shown = f"{done.stdout}{done.stderr}"
         assert done.returncode == 3, f"{mutant.schedule} held without the rule, or fell over, not broken:\n{shown}"

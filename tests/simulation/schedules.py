@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import coordkit
@@ -34,21 +33,11 @@ from coordkit.model import CandidateInfo, FencingToken, LossReason, TermState
 from coordkit.registry import connect, parse
 from coordkit.term import Tenure
 from coordkit.testing.virtual import Process, VirtualElector, World
+from tests.simulation.playing import Schedules, must
 from tests.simulation.storm import Broken
 
-SCHEDULES: dict[str, Callable[[], None]] = {}
-
-
-def schedule(course: Callable[[], None]) -> Callable[[], None]:
-    """A course of events, known by its name."""
-    SCHEDULES[course.__name__] = course
-    return course
-
-
-def must(held: bool, promise: str) -> None:
-    """The promise that is broken if this does not hold."""
-    if not held:
-        raise Broken(promise)
+SCHEDULES = Schedules()
+schedule = SCHEDULES.schedule
 
 
 class Scene:
@@ -806,19 +795,5 @@ async def sqlite_tokens_rise(file: File) -> None:
     must(all(low < high for low, high in pairwise(tokens)), f"tokens rise: {tokens}")
 
 
-def main(names: list[str]) -> int:
-    package = Path(coordkit.__file__).parents[1]
-    if Path(__file__).parents[2] != package:
-        print(f"coordkit comes from {package}", file=sys.stderr)
-        return 2
-    for name in names or list(SCHEDULES):
-        try:
-            SCHEDULES[name]()
-        except Broken as broken:
-            print(f"{name}: {broken}")
-            return 3
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(SCHEDULES.play(sys.argv[1:]))

@@ -10,12 +10,11 @@ process can excuse; the bodies, which nobody may succeed within their lease; and
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from coordkit.audit import Fate, Report, judge
@@ -75,6 +74,14 @@ class Run:
             shown = "\n  ".join(wrong[:10])
             raise Broken(f"seed {self.seed}: {len(wrong)} wrong, `{self.command} --seed {self.seed}`:\n  {shown}")
         return report
+
+    def fates(self) -> Counter[str]:
+        """How terms have ended."""
+        return Counter(span.fate.value for span in self.report().spans)
+
+    def told(self) -> Iterator[str]:
+        """The journal, line by line."""
+        return (json.dumps(record) for record in self.records)
 
     @property
     def digest(self) -> str:
@@ -220,7 +227,7 @@ class Storm:
             patience = chance.choice((Patience.WAIT, Patience.WAIT, Patience.TRY))
             timeout = None if chance.random() < 0.7 else chance.uniform(0.01, 2) * ttl
             tenure: Tenure | None = None
-            with contextlib.suppress(CampaignTimeout, ElectorClosed):
+            try:
                 if chance.random() < 0.1:  # somebody cancels from outside
                     try:
                         async with asyncio.timeout(chance.uniform(0, ttl)):
@@ -229,6 +236,13 @@ class Storm:
                         tenure = None
                 else:
                     tenure = await elector.campaign(patience, timeout)
+            except CampaignTimeout:
+                pass
+            except ElectorClosed:
+                # The engine gives each campaign a task of its own. Here it goes on: that order to stop is carried out.
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
             if tenure is not None:
                 await self._lead(process, elector, tenure)
             await asyncio.sleep(chance.uniform(0, ttl / 10 if tenure is None else ttl))

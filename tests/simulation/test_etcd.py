@@ -5,20 +5,15 @@ A seed that fails is named, and fails again: `python -m tests.simulation --etcd 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from coordkit.audit import Fate
 from coordkit.backends.etcd import stubs
 from tests.simulation.etcd_schedules import SCHEDULES
 from tests.simulation.etcd_store import DELETE, LEASE_EXISTS, NO_LEASE, PUT, Refusal, Store
 from tests.simulation.etcd_storm import TROUBLES, storm
+from tests.simulation.seeds import asked, digest_elsewhere, groups, raged
 
 GROUPS = 8
 PER_GROUP = 4
@@ -26,8 +21,7 @@ PER_GROUP = 4
 # would pass. Each group for itself: they run on several workers.
 LEADERSHIPS, LOSSES, KINDS = 20, 2, 5
 
-asked = os.environ.get("COORDKIT_SEED")
-SEEDS = [[int(asked)]] if asked else [list(range(n * PER_GROUP, (n + 1) * PER_GROUP)) for n in range(GROUPS)]
+SEEDS = groups(GROUPS, PER_GROUP)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -37,15 +31,7 @@ def test_the_promise_holds(name: str) -> None:
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: f"seeds-{seeds[0]}-to-{seeds[-1]}")
 def test_nobody_leads_beside_another(seeds: list[int], record_property: Callable[[str, object], None]) -> None:
-    simulated = Counter[str]()
-    for seed in seeds:
-        run = storm(seed)
-        report = run.check()
-        simulated["leaderships"] += report.terms
-        simulated["losses"] += report.terms - report.count(Fate.RESIGNED)
-        simulated.update(run.troubles)
-    for what, count in sorted(simulated.items()):
-        record_property(what, count)
+    simulated = raged(storm, seeds, record_property)
     if asked is None:
         assert simulated["leaderships"] >= LEADERSHIPS
         assert simulated["losses"] >= LOSSES
@@ -54,17 +40,9 @@ def test_nobody_leads_beside_another(seeds: list[int], record_property: Callable
 
 def test_the_same_seed_is_the_same_run() -> None:
     """Also in another interpreter, with other addresses and another hash seed."""
-    again = subprocess.run(
-        [sys.executable, "-c", "from tests.simulation.etcd_storm import storm\nprint(storm(11).digest)"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONHASHSEED": "12345"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    again = digest_elsewhere(storm, 11, 60)
     kept = [object() for _ in range(10_000)]  # other addresses here, too
-    assert again.stdout.strip() == storm(11).digest
+    assert again == storm(11).digest
     assert len(kept) == 10_000
 
 

@@ -6,7 +6,6 @@ COORDKIT_SEED=n runs that one alone. `make simulate` runs new ones for as long a
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coordkit.audit import judge
+from tests.simulation.seeds import asked, digest_elsewhere, groups
 from tests.simulation.storm import Act, Run, acts_out_of_order, storm, succeeded_within_lease
 
 GROUPS = 8
@@ -24,8 +24,7 @@ PER_GROUP = 5
 LEADERSHIPS = 1500
 FLOORS = {"resigned": 1000, "expired": 150, "closed": 10, "ineligible": 20, "killed": 30}
 
-asked = os.environ.get("COORDKIT_SEED")
-SEEDS = [[int(asked)]] if asked else [list(range(n * PER_GROUP, (n + 1) * PER_GROUP)) for n in range(GROUPS)]
+SEEDS = groups(GROUPS, PER_GROUP)
 
 simulated: Counter[str] = Counter()
 done: set[int] = set()
@@ -58,19 +57,11 @@ def test_the_simulation_has_simulated_something(record_property: Callable[[str, 
 
 def test_the_same_seed_is_the_same_run() -> None:
     """Also in another interpreter, with other addresses and another hash seed; another seed is another run."""
-    again = subprocess.run(
-        [sys.executable, "-c", "from tests.simulation.storm import storm\nprint(storm(11).digest)"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONHASHSEED": "12345"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    again = digest_elsewhere(storm, 11, 60)
     kept = [object() for _ in range(10_000)]  # other addresses here, too
     run = storm(11)
     assert len(kept) == 10_000
-    assert again.stdout.strip() == run.digest
+    assert again == run.digest
     assert storm(9).digest != run.digest
 
 

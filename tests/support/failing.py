@@ -64,7 +64,10 @@ def nothing_revealed(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixt
     if (engine := existing()) is not None:
         engine.log.flush(LOG_SECONDS)  # type: ignore[attr-defined]
     written = capfd.readouterr()
-    for text in (caplog.text, *(repr(vars(record)) for record in caplog.records), written.out, written.err):
+    # `caplog.records` are those of the phase that runs, which is the end of the test.
+    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+    shown = [text for record in records for text in (record.getMessage(), repr(vars(record)))]
+    for text in (*shown, written.out, written.err):
         assert MARK not in text
     print(written.out, written.err)  # for the report, if the test has failed
 

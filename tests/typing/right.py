@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, assert_never, assert_type
 
+from sqlalchemy import Engine, Table, orm
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
 from coordkit import (
     AsyncLeaderElector,
     AsyncTerm,
@@ -29,6 +32,7 @@ from coordkit import (
     TermState,
     retry,
 )
+from coordkit.fencing import SQLFence, fenced_update
 
 URL = "sqlite:///var/lib/app/leader.db"
 
@@ -202,3 +206,22 @@ def every_state_and_reason(state: TermState, reason: LossReason) -> str:
             return "over too"
         case _:
             assert_never(reason)
+
+
+async def fences_of_databases(
+    term: Term, engine: Engine, table: Table, session: orm.Session, theirs: AsyncEngine, other: AsyncSession
+) -> None:
+    fence = SQLFence(table="fences")
+    fence.create(engine)
+    assert_type(fence.bind(engine), Fence)
+    assert_type(fence.bind(theirs, timeout=2), Fence)
+    fence.admit(session, term.token)
+    with engine.begin() as connection:
+        fence.admit(connection, term.token)
+        assert_type(fence.newest(connection, "e"), FencingToken | None)
+        fenced_update(connection, table, term.token, key={"id": 7}, values={"state": "sent"}, column="fence")
+    async with theirs.begin() as asynchronous:
+        await asynchronous.run_sync(fence.create)
+        await asynchronous.run_sync(fence.admit, term.token)
+        await asynchronous.run_sync(fenced_update, table, term.token, key={"id": 7}, values={})
+    assert_type(await other.run_sync(fence.newest, "e"), FencingToken | None)

@@ -271,6 +271,46 @@ def test_a_server_that_is_down_resets_its_clients() -> None:
     port.close()
 
 
+def test_a_server_that_is_coming_is_waited_for() -> None:
+    port = Port()
+    with (
+        Proxy("127.0.0.1", port.number, patience=PATIENCE) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client,
+    ):
+        client.sendall(b"early")
+        assert silent(client)
+        with socket.create_server(("127.0.0.1", port.number)) as server:
+            server.settimeout(PATIENCE)
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.settimeout(PATIENCE)
+                assert accepted.recv(100) == b"early"
+    port.close()
+
+
+def upper_case(said: bytes) -> bytes | None:
+    """Of the first line; None until it is whole."""
+    line, end, rest = said.partition(b"\n")
+    return line.upper() + end + rest if end else None
+
+
+def test_first_words_are_passed_on_in_another_form(echo: Echo) -> None:
+    with (
+        Proxy("127.0.0.1", echo.port, opening=upper_case) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as other,
+    ):
+        client.sendall(b"fir")
+        assert silent(client)
+        assert echo.heard == b""
+        assert asks(client, b"st\nsecond\n")
+        assert echo.hears(b"FIRST\nsecond\n")
+        assert asks(client, b"third\n") == b"third\n"
+        other.sendall(b"cut sho")  # what ends in the midst is passed on as it is
+        other.shutdown(socket.SHUT_WR)
+        assert echo.hears(b"cut sho")
+
+
 def test_a_closed_proxy_is_gone(echo: Echo) -> None:
     proxy = Proxy("127.0.0.1", echo.port)
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client:
@@ -384,6 +424,9 @@ class Stage(Cluster[Actor]):
 
     def view(self, member: Actor) -> View | None:
         return member.says.pop(0) if len(member.says) > 1 else member.says[0]
+
+    def clear(self) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed += 1

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import compose_engine, images
+from tests.servers import compose_engine, compose_project, images, mariadb, postgresql
+from tests.servers.compose import DATABASES, ETCD, FIXED_HOSTS, SINGLE_VOTER, VOTERS, VOTERS_DATA, ZOOKEEPER
 from tests.servers.compose_engine import Engine, EngineFailed, NoEngine
-from tests.servers.compose_project import PORTS, free_ports
+from tests.servers.compose_project import PEERS_VARIABLE, PORTS, free_network, free_ports, networks
 from tests.servers.fetch import Program
 from tests.servers.images import COMPOSE_FILE, STAND_INS, StandIn, Unlinked
+from tests.servers.redis import FLAGS
+from tests.servers.zookeeper import super_digest
 
 LDD = """\
 \tlinux-vdso.so.1 (0x00007f25f32f9000)
@@ -39,7 +42,7 @@ SERVICE = {
         "dns_search",
         "stop_grace_period",
     ),
-    *("tmpfs", "user", "working_dir", "ulimits"),
+    *("sysctls", "tmpfs", "user", "working_dir", "ulimits"),
 }
 
 
@@ -92,6 +95,13 @@ def test_a_stand_in_has_tree_links_and_library_closure(oracle: images.Contents, 
     assert set(oracle.library_directories) == {"/usr/lib/oracle", machine}
 
 
+def test_a_stand_in_has_files_where_they_are_wanted(tmp_path: Path) -> None:
+    jar = tmp_path / "oracle.jar"
+    jar.touch()
+    held = images.contents(StandIn("oracle"), {}, [], None, {"/oracle/lib/oracle.jar": jar})
+    assert held.files == {"oracle/lib/oracle.jar": jar}
+
+
 def test_an_archive_holds_what_the_stand_in_does(oracle: images.Contents) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -119,12 +129,12 @@ def test_every_service_has_an_official_image_and_a_stand_in() -> None:
     assert official.keys() == STAND_INS.keys()
     assert len(re.findall(r"^\s*image:", _text(), re.MULTILINE)) == len(official)
     for image in official.values():
-        assert re.search(r":v?\d+\.\d+\.\d+$", image), f"{image} is pinned to no version"
+        assert re.search(r":v?\d+\.\d+(\.\d+)?$", image), f"{image} is pinned to no version"
 
 
 def test_ports_are_published_on_loopback_alone() -> None:
     published = re.findall(r"^\s*ports: \[(.*)\]$", _text(), re.MULTILINE)
-    assert len(published) == len(re.findall(r"\bports:", _text())) == 3
+    assert len(published) == len(re.findall(r"\bports:", _text())) == len(_services())
     for port in published:
         assert re.fullmatch(r'"127\.0\.0\.1:\$\{COORDKIT_\w+_PORT:-\d+\}:\d+"', port)
 
@@ -134,7 +144,9 @@ def test_the_file_keeps_to_what_both_kinds_of_compose_know() -> None:
     assert {name for name in top if not name.startswith("x-")} == TOP_LEVEL
     services = _text().partition("\nservices:\n")[2].partition("\nnetworks:\n")[0]
     used = set(re.findall(r"^    (\w+):", services, re.MULTILINE))
-    used |= set(re.findall(r"^  (\w+):", _text().partition("x-etcd: &etcd\n")[2].partition("\n\n")[0], re.MULTILINE))
+    for shared in ("etcd", "zookeeper", "redis", "postgresql", "mariadb"):
+        shared = f"x-{shared}: &{shared}\n"
+        used |= set(re.findall(r"^  (\w+):", _text().partition(shared)[2].partition("\n\n")[0], re.MULTILINE))
     assert used - SERVICE == set()
     assert {"image", "entrypoint", "command"} <= used
 
@@ -157,22 +169,84 @@ class Shelf(Engine):
 def test_a_stand_in_is_made_only_where_there_is_no_official_image(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (image,) = images.official().values()
+    official = images.official()
+    etcd, *others = official.values()
     monkeypatch.setattr(images, "_stand_in", lambda engine, stand_in: f"made/{stand_in.name}")
-    assert images.settle(Shelf(has={image}), {}) == {}
-    assert images.settle(Shelf(pulls={image}), {}) == {}
-    assert images.settle(Shelf(), {"COORDKIT_ETCD_IMAGE": "mine"}) == {}
+    assert images.settle(Shelf(has={etcd, *others}), {}) == {}
+    assert images.settle(Shelf(has={etcd}, pulls={*others}), {}) == {}
+    assert images.settle(Shelf(pulls={*others}), {"COORDKIT_ETCD_IMAGE": "mine"}) == {}
     assert capsys.readouterr().out == ""
-    assert images.settle(Shelf(), {}) == {"COORDKIT_ETCD_IMAGE": "made/etcd"}
+    for variable, image in official.items():
+        rest = {*official.values()} - {image}
+        assert images.settle(Shelf(has=rest), {}) == {variable: f"made/{STAND_INS[variable].name}"}
     assert "no such host" in capsys.readouterr().out
 
 
 def test_ports_are_free_different_and_below_those_of_outgoing_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORDKIT_ETCD2_PORT", "2379")
     ports = free_ports()
-    assert set(ports) == {"COORDKIT_ETCD1_PORT", "COORDKIT_ETCD3_PORT"}  # what is set stays
-    assert len(set(ports.values())) == 2
+    asked = {f"COORDKIT_{name.upper()}_PORT" for name in _services()}
+    assert set(ports) == asked - {"COORDKIT_ETCD2_PORT"}  # what is set stays
+    assert len(set(ports.values())) == len(asked) - 1
     assert all(int(port) in PORTS for port in ports.values())
+
+
+ROUTES = """\
+Iface   Destination     Gateway         Flags   RefCnt  Use     Metric  Mask            MTU     Window  IRTT
+eth0    00000000        010200C0        0003    0       0       0       00000000        0       0       0
+docker0 000011AC        00000000        0001    0       0       0       0000FFFF        0       0       0
+tun0    0000000A        00000000        0001    0       0       0       000000FF        0       0       0
+"""
+
+
+def test_networks_are_those_that_routes_lead_to() -> None:
+    assert list(map(str, networks(ROUTES))) == ["172.17.0.0/16", "10.0.0.0/8"]
+
+
+def test_the_network_of_the_peers_is_one_that_nothing_here_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    (prefix,) = free_network().values()
+    assert re.fullmatch(r"10\.\d+\.\d+", prefix)
+    monkeypatch.setattr(compose_project, "networks", lambda routes: networks(ROUTES))
+    assert free_network() == {}  # all is taken: that of the file may do
+    monkeypatch.setenv(PEERS_VARIABLE, "10.1.2")
+    assert free_network() == {}
+
+
+def test_every_service_is_a_member_of_a_cluster() -> None:
+    assert sorted(_services()) == sorted([*ETCD, *ZOOKEEPER, *VOTERS, *SINGLE_VOTER, *DATABASES])
+
+
+def test_voters_in_containers_have_the_flags_of_those_that_are_processes() -> None:
+    listed = _text().partition("x-redis: &redis\n")[2].partition("command:\n")[2].partition("  dns_opt:")[0]
+    assert re.findall(r'- "(.*)"', listed) == ["--dir", VOTERS_DATA, *FLAGS]
+
+
+def test_databases_in_containers_have_the_flags_of_those_that_are_processes() -> None:
+    for name, flags in (
+        ("postgresql", (*postgresql.FLAGS, *postgresql.NOT_DURABLE)),
+        ("mariadb", (*mariadb.FLAGS, *mariadb.NOT_DURABLE)),
+    ):
+        listed = _text().partition(f"x-{name}: &{name}\n")[2].partition("command:\n")[2].partition("  dns_opt:")[0]
+        assert re.findall(r'- "(.*)"', listed)[-len(flags) :] == list(flags)
+
+
+def test_databases_in_containers_begin_with_what_those_that_are_processes_have() -> None:
+    folder = COMPOSE_FILE.parent / "tests/servers"
+    start = (folder / "postgresql_files/start.sh").read_text(encoding="utf-8")
+    assert all(word in start for word in (*postgresql.INITDB_FLAGS, *postgresql.FIRST_WORDS))
+    words = (folder / "mariadb_files/first-words.sql").read_text(encoding="utf-8")
+    assert words == f"{mariadb.DATABASE_WORDS};\n"
+
+
+def test_a_member_comes_back_under_the_address_that_the_file_gives_it() -> None:
+    for service in re.split(r"\n(?=  \w+:\n    <<)", _text()):
+        fixed = re.findall(r"ipv4_address: \$\{COORDKIT_PEERS:-[\d.]+\}\.(\d+)$", service, re.MULTILINE)
+        assert fixed == [str(host) for host in [FIXED_HOSTS.get(service.split(":")[0].strip())] if host]
+
+
+def test_the_harness_is_the_super_user_of_containers_too() -> None:
+    lines = (COMPOSE_FILE.parent / "tests/servers/zookeeper_files/zoo.cfg").read_text(encoding="utf-8").splitlines()
+    assert f"DigestAuthenticationProvider.superDigest={super_digest()}" in lines
 
 
 @pytest.mark.parametrize(
@@ -229,3 +303,7 @@ def test_a_failed_command_is_told_by_its_last_line() -> None:
 
 def _text() -> str:
     return COMPOSE_FILE.read_text(encoding="utf-8")
+
+
+def _services() -> list[str]:
+    return re.findall(r"^  (\w+):\n    <<", _text(), re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
 import threading
@@ -72,6 +73,29 @@ def test_a_block_is_not_entered_with_a_stale_token_and_may_admit_again() -> None
     admit_elsewhere.start()
     admit_elsewhere.join()
     assert fence.newest("e") == token(10)
+
+
+def test_a_block_that_awaits_lets_nobody_else_in() -> None:
+    """Tasks of one loop share its thread, and so the lock."""
+
+    async def crossed() -> None:
+        fence, inside, go = MemoryFence(), asyncio.Event(), asyncio.Event()
+
+        async def older() -> None:
+            with fence.admitted(token(3)):
+                inside.set()
+                await go.wait()
+
+        running = asyncio.create_task(older())
+        await inside.wait()
+        with pytest.raises(ConfigError, match="await"):
+            fence.admit(token(4))
+        fence.admit(FencingToken("another", 4))
+        go.set()
+        await running
+        fence.admit(token(4))
+
+    asyncio.run(crossed())
 
 
 def test_while_a_block_runs_nobody_else_is_admitted() -> None:

@@ -126,7 +126,7 @@ class Layer:
 LAYERS = (
     Layer(
         "core",
-        ("coordkit.errors", "coordkit.model", "coordkit.lease"),
+        ("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.findings"),
         below=(),
         reason="values and rules: they are the same under every backend, clock and loop",
     ),
@@ -151,9 +151,13 @@ LAYERS = (
         "backends",
         (
             "coordkit.backends.memory",
+            "coordkit.backends.memory_doctor",
             "coordkit.backends.sqlite.*",
             "coordkit.backends.inotify",
             "coordkit.backends.etcd.*",
+            "coordkit.backends.pem",
+            "coordkit.backends.redis.*",
+            "coordkit.backends.zookeeper.*",
         ),
         below=("core", "ground"),
         reason="a backend fulfils the contract and knows nothing of who calls it",
@@ -172,26 +176,42 @@ LAYERS = (
     ),
     Layer(
         "fencing",
-        ("coordkit.fencing.*",),
+        (
+            "coordkit.fencing",
+            "coordkit.fencing.asgi",
+            "coordkit.fencing.memory",
+            "coordkit.fencing.redis",
+            "coordkit.fencing.sql",
+            "coordkit.fencing.sql_bound",
+            "coordkit.fencing.sql_door",
+            "coordkit.fencing.sql_stored",
+            "coordkit.fencing.sql_update",
+        ),
         below=("core", "ground"),
         reason="a fence guards a resource that may know nothing of elections",
     ),
     Layer(
+        "fences at a backend",
+        ("coordkit.fencing.etcd", "coordkit.fencing.file", "coordkit.fencing.stored", "coordkit.fencing.zookeeper"),
+        below=("core", "ground", "backends", "engine", "fencing"),
+        reason="they reach their store as its backend does, and know nothing of elections either",
+    ),
+    Layer(
         "faces",
-        ("coordkit", "coordkit.face", "coordkit.shared", "coordkit.elector", "coordkit.aio"),
+        ("coordkit", "coordkit.face", "coordkit.shared", "coordkit.elector", "coordkit.aio", "coordkit.doctor"),
         below=("core", "ground", "engine", "fencing"),
         reason="the public names; they reach a backend by its URL alone",
     ),
     Layer(
         "testing",
         ("coordkit.testing.*",),
-        below=("core", "ground", "backends", "engine", "fencing", "faces"),
+        below=("core", "ground", "backends", "engine", "fencing", "fences at a backend", "faces"),
         reason="for tests: nothing that runs in production may need it",
     ),
     Layer(
         "cli",
         ("coordkit.cli.*", "coordkit.__main__"),
-        below=("core", "ground", "fencing", "faces"),
+        below=("core", "ground", "fencing", "fences at a backend", "faces"),
         reason="a user of the library like any other",
     ),
 )
@@ -319,7 +339,7 @@ class Rule:
 
 PURE_PACKAGES = (
     *("__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "operator", "re"),
-    *("statistics", "string", "types", "typing", "unicodedata", "urllib.parse", "coordkit"),
+    *("statistics", "string", "types", "typing", "unicodedata", "urllib.parse", "hashlib", "coordkit"),
 )
 CLOCKS_AND_CHANCE = (
     *("time", "random", "secrets", "uuid", "os.urandom", "os.getrandom", "os.times"),
@@ -336,8 +356,14 @@ FOREIGN = {
     "tenacity": ("coordkit.retry", "coordkit.session"),
     "click": ("coordkit.cli.*",),
     "rich": ("coordkit.cli.*",),
-    "sqlalchemy": ("coordkit.fencing.sql", "coordkit.cli.demo_ledger"),
+    "sqlalchemy": (
+        *("coordkit.fencing.sql", "coordkit.fencing.sql_bound"),
+        *("coordkit.fencing.sql_door", "coordkit.fencing.sql_stored", "coordkit.fencing.sql_update"),
+        "coordkit.cli.demo_ledger",
+    ),
     "google": ("coordkit.backends.etcd.stubs",),
+    "kazoo": ("coordkit.backends.zookeeper.*", "coordkit.fencing.zookeeper"),
+    "redis": ("coordkit.backends.redis.voters", "coordkit.fencing.redis"),
     "pytest": ("coordkit.testing.*",),
 }
 
@@ -399,7 +425,11 @@ RULES = (
     Rule(
         "the core is pure",
         "no I/O, no clock, no threads: what a lease allows is a function of its arguments, and so is a judgement",
-        within=("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.audit"),
+        within=(
+            *("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.audit", "coordkit.findings"),
+            *("coordkit.backends.zookeeper.layout", "coordkit.backends.zookeeper.lifeline"),
+            *("coordkit.backends.redis.layout", "coordkit.backends.redis.ballot"),
+        ),
         look=impure_imports,
         planted=(
             "import time",

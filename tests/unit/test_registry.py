@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,18 @@ import coordkit
 from coordkit import registry
 from coordkit.errors import BackendNotInstalled, ConfigError
 from coordkit.model import Guarantees
-from coordkit.registry import Address, Scheme, boolean, connect, guarantees, number, parse, register, sharing_key
+from coordkit.registry import (
+    Address,
+    Scheme,
+    boolean,
+    connect,
+    guarantees,
+    number,
+    one_ttl,
+    parse,
+    register,
+    sharing_key,
+)
 
 PROMISED = Guarantees("servers", "none", False, (), ())
 
@@ -118,6 +130,64 @@ def test_etcd_says_whether_its_leases_are_trusted(scheme: str) -> None:
         assert any(each.startswith(stopped) for each in promised.not_covered) is trusted
 
 
+@pytest.mark.parametrize("scheme", ["zookeeper", "zookeepers"])
+@pytest.mark.parametrize(
+    ("rest", "path"),
+    [
+        ("one", ""),
+        ("one:2181,two:2281,[::1]:2381", ""),
+        ("one/", "/"),
+        ("one/services", "/services"),
+        ("one/services/elections/", "/services/elections/"),
+        ("one/a%20b/b%C3%BCro", "/a b/büro"),
+        ("one/zookeepers", "/zookeepers"),
+        ("one/services/zookeeper", "/services/zookeeper"),
+    ],
+)
+def test_a_chroot_of_zookeeper_is_a_path(scheme: str, rest: str, path: str) -> None:
+    assert parse(f"{scheme}://{rest}").path == path
+
+
+@pytest.mark.parametrize(
+    "acl",
+    [
+        "open",
+        "world:anyone:r;auth::cdrw",
+        "world:anyone:cdrwa",
+        "digest:alice:aGFzaA==:cdrwa;world:anyone:r",
+        "ip:10.0.0.0/8:cdrw",
+        "ip:2001:db8::1:wrdc",
+        "sasl:alice@EXAMPLE.ORG:cdrwa",
+        "auth::cdrwa",
+    ],
+)
+def test_access_lists_of_zookeeper(acl: str) -> None:
+    assert parse("zookeeper://one", {"acl": acl}).option("acl", "") == acl
+    assert parse(f"zookeeper://one?acl={quote(acl, safe='')}").option("acl", "") == acl
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "zookeeper://alice:pw@one?acl=creator",
+        "zookeeper://alice:pw@one?auth=digest",
+        "zookeeper://alice:pw@one?auth=sasl&acl=creator",
+        "zookeeper://alice:@one",
+        "zookeepers://one?ca=a&cert=b&key=c&server_name=d&acl=creator&drift=0.02",
+        "zookeepers://alice:pw@one?auth=sasl",
+    ],
+)
+def test_users_and_certificates_of_zookeeper(url: str) -> None:
+    parse(url)
+
+
+def test_the_ttl_is_part_of_what_sessions_of_zookeeper_share() -> None:
+    address = parse("zookeeper://one/p")
+    assert one_ttl(address)
+    assert sharing_key(address, 1.0) != sharing_key(address, 2.0)
+    assert not one_ttl(parse("etcd://one/p"))
+
+
 # -- what is wrong ---------------------------------------------------------------------------------------
 
 WRONG: list[tuple[object, str]] = [
@@ -172,6 +242,44 @@ WRONG: list[tuple[object, str]] = [
     ("servers://one?drift=0.21", r"a fraction from 0 to 0\.2"),
     ("servers://one?drift=-0.1", r"a fraction from 0 to 0\.2"),
     ("servers://one?drift=nan", "a finite number"),
+    ("zookeeper://", "an empty host"),
+    ("zookeeper:///p", "an empty host"),
+    ("zookeeper://one//a", "the chroot of zookeeper:// is a path of ZooKeeper, such as /services/elections"),
+    ("zookeeper://one/a//b", "is a path of ZooKeeper"),
+    ("zookeeper://one/a/./b", "is a path of ZooKeeper"),
+    ("zookeeper://one/..", "is a path of ZooKeeper"),
+    ("zookeeper://one/a%00b", "is a path of ZooKeeper"),
+    ("zookeeper://one/a%1Fb", "is a path of ZooKeeper"),
+    ("zookeeper://one/a%C2%85b", "is a path of ZooKeeper"),
+    ("zookeeper://one/%F0%9F%97%B3", "is a path of ZooKeeper"),
+    ("zookeeper://one/%EE%80%80", "is a path of ZooKeeper"),
+    ("zookeeper://one/\ud800", "is a path of ZooKeeper"),
+    ("zookeeper://one/zookeeper", "is under /zookeeper, which is the servers' own"),
+    ("zookeeper://one/zookeeper/", "is under /zookeeper, which is the servers' own"),
+    ("zookeepers://one/zookeeper/quota", "zookeepers:// is under /zookeeper, which is the servers' own"),
+    ("zookeeper://one/%7Aookeeper", "is under /zookeeper, which is the servers' own"),
+    ("zookeeper://one?acl=everybody", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=OPEN", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=world:anyone", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=world:anyone:", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=:anyone:r", "'open', 'creator', or scheme:id:perms"),
+    ("zookeeper://one?acl=world:anyone:rx", "with perms of 'cdrwa'"),
+    ("zookeeper://one?acl=world:anyone:ALL", "with perms of 'cdrwa'"),
+    ("zookeeper://one?acl=world:anyone:r;", "separated by ';'"),
+    ("zookeeper://one?acl=creator", "acl=creator needs somebody to be the creator"),
+    ("zookeepers://one?acl=creator&ca=a", "acl=creator needs somebody to be the creator"),
+    ("zookeeper://one?auth=sasl", "the option 'auth' needs a user and a password in the URL"),
+    ("zookeeper://one?auth=digest", "the option 'auth' needs a user and a password in the URL"),
+    ("zookeeper://alice:pw@one?auth=none", "'auth' of zookeeper:// is not valid: one of digest, sasl"),
+    ("zookeeper://alice:pw@one?auth=kerberos", "'auth' of zookeeper:// is not valid: one of digest, sasl"),
+    ("zookeeper://:pw@one", "has a user and a password, or neither"),
+    ("zookeeper://@one", "has a user and a password, or neither"),
+    ("zookeeper://one?ca=a", "no option 'ca'; it has acl, auth, drift"),
+    ("zookeeper://one?timeout=1", "zookeeper:// has no option 'timeout'; it has acl, auth, drift"),
+    ("zookeepers://one?timeout=1", "'timeout'; it has acl, auth, ca, cert, drift, key, server_name"),
+    ("zookeepers://one?cert=a", "'cert' and 'key' go together"),
+    ("zookeepers://one?key=a", "'cert' and 'key' go together"),
     ("memory://", "an empty host"),
     ("memory://a,b", "reads memory://name"),
     ("memory://a:1", "reads memory://name"),
@@ -312,6 +420,18 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(BackendNotInstalled, match=r"pip install 'coordkit\[etcd\]'") as caught:
         coordkit.LeaderElector("lacking://one", "a")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize("url", ["zookeeper://one/p", "zookeepers://one/p"])
+def test_without_kazoo_zookeeper_says_what_to_install(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("coordkit.backends.zookeeper")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kazoo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "kazoo", None)  # as if it were not there
+    for make in (lambda: coordkit.LeaderElector(url, "a"), lambda: coordkit.Session(url)):
+        with pytest.raises(BackendNotInstalled, match=r"^kazoo is not installed: pip install 'coordkit\[zookeeper\]'$"):
+            make()
 
 
 def test_another_missing_module_is_no_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

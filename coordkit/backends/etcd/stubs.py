@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _PARTS: Final = ("kv_pb2", "auth_pb2", "rpc_pb2")  # in the order of their imports
 _FORK_SUPPORT: Final = "GRPC_ENABLE_FORK_SUPPORT"
+_without_handlers: Final = threading.Event()  # set when it was coordkit that chose so
 
 
 def load() -> ModuleType:
@@ -66,11 +68,17 @@ def _import_grpc() -> None:
     if "grpc" in sys.modules or _FORK_SUPPORT in os.environ:
         importlib.import_module("grpc")
         return
+    _without_handlers.set()
     os.environ[_FORK_SUPPORT] = "0"
     try:
         importlib.import_module("grpc")
     finally:
         os.environ.pop(_FORK_SUPPORT, None)
+
+
+def forks_left_alone() -> bool:
+    """Whether gRPC has no handlers of forks because coordkit has imported it so."""
+    return _without_handlers.is_set()
 
 
 def _imported() -> ModuleType:

@@ -274,9 +274,9 @@ class FileThread:
                         _ring(self.path)
             except BaseException as error:  # noqa: BLE001 - whoever waits is told, and the thread lives
                 self._roll_back()
-                if _busy(error) and time.monotonic() < patience and not self._pauses:
+                if is_busy(error) and time.monotonic() < patience and not self._pauses:
                     time.sleep(BUSY_STEP / 20)  # SQLite itself waits for most of them, but not for all
-                elif working and len(batch) > 1 and not _busy(error):
+                elif working and len(batch) > 1 and not is_busy(error):
                     for job in batch:
                         self._perform([job])
                     return
@@ -385,7 +385,8 @@ def _ring(path: str) -> None:
         os.utime(path)
 
 
-def _busy(error: BaseException) -> bool:
+def is_busy(error: BaseException | None) -> bool:
+    """Whether another process's transaction was in the way."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
@@ -415,9 +416,9 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
 
     A file that turns out not to be ours, or not of this format, is refused before anything in it is changed.
     """
-    made = _has_tables(connection)
+    made = has_tables(connection)
     if made:
-        _check_tables(connection, path)
+        check_tables(connection, path)
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise Misconfigured(f"{path} does not take write-ahead logging, its mode is {mode}", backend="sqlite")
@@ -429,12 +430,12 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         connection.execute(
             "INSERT INTO coordkit_format SELECT ? WHERE NOT EXISTS (SELECT * FROM coordkit_format)", (FORMAT,)
         )
-        _check_tables(connection, path)
+        check_tables(connection, path)
         connection.execute("COMMIT")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
+def has_tables(connection: sqlite3.Connection) -> bool:
     """Whether both tables are there; with one alone the file is refused."""
     names = "SELECT name FROM sqlite_master WHERE name IN ('coordkit_format', 'coordkit_elections')"
     found = [row[0] for row in connection.execute(names)]
@@ -443,7 +444,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return bool(found)
 
 
-def _check_tables(connection: sqlite3.Connection, path: str) -> None:
+def check_tables(connection: sqlite3.Connection, path: str) -> None:
+    """`Misconfigured` unless the tables are of this format."""
     versions = [row[0] for row in connection.execute("SELECT version FROM coordkit_format LIMIT 2")]
     if versions != [FORMAT]:
         raise Misconfigured(
