@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,27 @@ def test_what_is_no_zookeeper_is_a_failure(serve: Any) -> None:
     wrong = troubles(found)
     assert (wrong["servers"], wrong["connection"]) == (Verdict.FAILED, Verdict.FAILED)
     assert wrong["chroot"] is Verdict.UNCHECKED
+
+
+def test_a_server_that_hangs_up_once_is_asked_again() -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: Any) -> None:
+        asked.append(connection.recv(1000))
+        if len(asked) == 2:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+            return
+        if len(asked[-1]) > 4:  # no word
+            connection.sendall(struct.pack("!iiiq16x", 32, 0, 4000, 1))
+            connection.recv(1000)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with Impostor(serve) as impostor:
+        host, port = impostor.host.split(":")
+        probed = asyncio.run(doctor._probe(Server(host, int(port)), SHORT))
+    assert (probed.trouble, probed.least, probed.most) == ("", 4.0, 4.0)
+    assert len([each for each in asked if len(each) > 4]) == 4  # twice the limits, for the first time failed
 
 
 def test_a_word_without_an_end_is_not_waited_for() -> None:

@@ -13,5 +13,8 @@ def of(diagnosis: Diagnosis, check: str) -> Finding:
 
 
 def troubles(diagnosis: Diagnosis) -> dict[str, Verdict]:
-    """By check: what is not well; where a check has found several things, the last."""
-    return {each.check: each.verdict for each in diagnosis.findings if each.verdict is not Verdict.OK}
+    """By check: what is not well; where a check has found several things, the last. What it says of it is printed."""
+    found = [each for each in diagnosis.findings if each.verdict is not Verdict.OK]
+    for each in found:
+        print(f"{each.check}: {each.detail}")
+    return {each.check: each.verdict for each in found}

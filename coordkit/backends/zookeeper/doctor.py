@@ -376,7 +376,10 @@ def made_so_far(cversion: int, children: int) -> int:
 async def _probe(server: Server, seconds: float) -> Probed:
     try:
         async with asyncio.timeout(seconds):
-            least, most = await granted(server, SHORTEST), await granted(server, LONGEST)
+            try:
+                least, most = await _limits(server)
+            except ConnectionError:  # one hang-up tells of a moment, two of the server
+                least, most = await _limits(server)
             srvr, conf = await _told(server, "srvr"), await _told(server, "conf")
     except TimeoutError:
         return Probed(server.shown, f"no answer within {seconds:.3g} s")
@@ -392,6 +395,10 @@ async def _probe(server: Server, seconds: float) -> Probed:
         fields(srvr, ": ").get("Mode", ""),
         int(tick) / 1000 if tick.isdecimal() else None,
     )
+
+
+async def _limits(server: Server) -> tuple[float, float]:
+    return await granted(server, SHORTEST), await granted(server, LONGEST)
 
 
 async def _told(server: Server, text: str) -> str:
