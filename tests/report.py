@@ -49,10 +49,18 @@ def judge(results: list[Result], *, full_table: bool, ci: bool, failed_steps: It
     if not results:
         wrong.append("no test ran")
     print(f"\nexpected and executed tests per backend\n\n{render(results, expected)}\n")
+    tell_second_tries(results)
     for line in wrong:
         print(f"wrong: {line}")
     print(closing_line(results))
     return 1 if wrong else 0
+
+
+def tell_second_tries(results: Iterable[Result]) -> None:
+    """Name the tests that failed at first: each is a question that nobody has answered yet."""
+    for result in results:
+        if result.again and result.outcome != "failed":
+            print(f"passed only at the second try: {result.test}")
 
 
 def _result(case: ElementTree.Element) -> Result:
@@ -64,6 +72,7 @@ def _result(case: ElementTree.Element) -> Result:
         backend=properties.get("backend", ""),
         outcome=outcome,
         reason=reason,
+        again="again" in properties,
     )
 
 

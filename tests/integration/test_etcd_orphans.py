@@ -36,7 +36,7 @@ from tests.servers.proxy import Proxy
 from tests.support.children import Child, took
 from tests.support.etcdctl import AT_ONCE, Etcdctl
 
-pytestmark = [pytest.mark.backend("etcd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.once, pytest.mark.backend("etcd"), pytest.mark.timeout(120)]
 
 T = TypeVar("T")
 

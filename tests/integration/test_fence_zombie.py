@@ -24,7 +24,7 @@ from tests.support.children import Child, stopped
 from tests.support.http_service import served
 from tests.support.zookeeper_hand import hand
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(110)]
 
 TTL = 2.0
 Read = Callable[[str], str]

@@ -29,7 +29,7 @@ from tests.support.storms import bad_line, outcomes, seeded
 from tests.support.together import together
 from tests.support.voting import fields_of, held_by, mark_new
 
-pytestmark = [pytest.mark.backend("redis"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.once, pytest.mark.backend("redis"), pytest.mark.timeout(120)]
 
 TTL = 6.0
 LONG = 40.0  # s: a lease that runs out is no way out

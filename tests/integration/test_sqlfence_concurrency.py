@@ -18,6 +18,8 @@ from coordkit import StaleToken, Unavailable
 from coordkit.fencing import SQLFence
 from tests.support.sql import FENCE, LEDGER, Store, newest, token, write, written
 
+pytestmark = pytest.mark.once
+
 SERVERS = ["postgresql", "mariadb"]
 SNAPSHOT = "REPEATABLE READ SNAPSHOT"  # as MariaDB has it by default from 11.6 on
 

@@ -21,7 +21,7 @@ from tests.servers.zookeeper import ZooKeeper
 from tests.support.children import Child
 from tests.support.storms import bad_line, outcomes, seeded
 
-pytestmark = [pytest.mark.backend("zookeeper"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.once, pytest.mark.backend("zookeeper"), pytest.mark.timeout(120)]
 
 TTL = 6.0
 

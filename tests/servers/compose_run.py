@@ -142,6 +142,7 @@ def _judge(status: int) -> int:
     results = report.read([REPORT]) if REPORT.exists() else []
     passed, failed = (sum(result.outcome == outcome for result in results) for outcome in ("passed", "failed"))
     wrong = complaints(results, {}, full_table=False, ci=os.environ.get("CI") == "true")
+    report.tell_second_tries(results)
     for line in wrong:
         print(f"compose: wrong: {line}")
     print(f"compose: {passed} passed" + (f", {failed} failed" if failed else ""), flush=True)

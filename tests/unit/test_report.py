@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests import report
+from tests.conftest import SECOND_TRY
 from tests.expected import PLATFORM, Outcome, Result, complaints, load, render, save
 
 EXPECTED = {("contract", "memory"): 2, ("contract", "sqlite"): 2}
@@ -119,3 +121,32 @@ def test_the_verdict_and_the_last_line(
     monkeypatch.setattr(report, "load", lambda: EXPECTED if results else {})
     assert report.judge(results, full_table=True, ci=False, failed_steps=failed_steps) == status
     assert capsys.readouterr().out.splitlines()[-1] == report.closing_line(results)
+
+
+def test_who_passes_at_a_second_try_is_named_and_few_may(capsys: pytest.CaptureFixture[str]) -> None:
+    again = [replace(result, again=True) for result in of("redis", *["passed"] * 5)]
+    assert complaints(again[:4], {}, full_table=False, ci=True) == []
+    assert complaints(again, {}, full_table=False, ci=True) == ["5 tests had to be tried once more, and 4 may"]
+    report.tell_second_tries([*again[:1], *of("memory", "passed")])
+    assert capsys.readouterr().out == "passed only at the second try: test_0[redis]\n"
+
+
+def test_a_second_try_is_read_and_a_second_failure_is_a_failure(tmp_path: Path) -> None:
+    again = '<properties><property name="again" value="yes"/></properties>'
+    case = '<testcase classname="c" name="{name}">{inside}</testcase>'
+    cases = [
+        case.format(name="flaky", inside=""),  # the first try, which the file tells nothing of
+        case.format(name="flaky", inside=again),
+        case.format(name="broken", inside=""),
+        case.format(name="broken", inside=again + '<failure message="x"/>'),
+    ]
+    file = tmp_path / "x.xml"
+    file.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>", encoding="utf-8")
+    found = {result.test: (result.outcome, result.again) for result in report.read([file])}
+    assert found == {"c::flaky": ("passed", True), "c::broken": ("failed", True)}
+
+
+def test_not_every_suite_has_second_tries(request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("flaky") is None
+    for suite in ("unit", "contract", "simulation", "chaos"):
+        assert suite not in SECOND_TRY
