@@ -134,6 +134,7 @@ bench: $(READY)  ## measure acquire, release, handover and many elections, and t
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench_sql
 	$(PYTHON) -m tests.bench_stores
+	$(PYTHON) -m tests.bench_redis
 
 # The wheel is made from the sdist, and tried in an environment of its own before it gets to dist/.
 build: $(READY)  ## sdist and wheel in dist/

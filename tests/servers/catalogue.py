@@ -97,4 +97,13 @@ CATALOGUE = (
             "async-timeout==5.0.1",  # for redis before Python 3.11.3
         ),
     ),
+    Need(
+        "redlock-ng",
+        packages=(),
+        python=(
+            *("redlock-ng==2.0.4", "redis==5.3.1", "PyJWT==2.15.1", "urllib3==1.26.20", "async-timeout==5.0.1"),
+            *("pydantic==2.14.4", "pydantic_core==2.50.5", "annotated-types==0.8.0", "typing-inspection==0.4.5"),
+            "typing_extensions==4.16.0",
+        ),
+    ),
 )
