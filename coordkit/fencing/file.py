@@ -81,8 +81,10 @@ class FileFence:
     def newest(self, election: str) -> FencingToken | None:
         """The highest token seen of an election, or None; `ConfigError` if the file is another election's."""
         check_election(election)
-        with self._locked("newest") as held:
-            found = held.newest()
+        with _translated("newest", self.path):  # without the lock: the token is renamed into its place as a whole
+            path = os.path.realpath(self.path)
+            _check_place(path, "newest")
+        found = newest_beside(path, "newest")
         if found is not None and found.election != election:
             raise _another(self.path, found.election, election)
         return found
@@ -129,21 +131,10 @@ class _Held:
         self.path = path
         self._lock = lock
         self._operation = operation
-
-    def newest(self) -> FencingToken | None:
-        text = self._read(self.path + TOKEN, LONGEST_TOKEN + 1)
-        if text is None:
-            return None
-        try:
-            if not text.endswith(b"\n"):
-                raise ConfigError("it does not end with a line")
-            return FencingToken.parse(text[:-1].decode())
-        except (ConfigError, UnicodeDecodeError) as error:
-            told = f"{self.path}{TOKEN} holds no token: somebody else has written there"
-            raise Misconfigured(told, backend="file", operation=self._operation) from error
+        self._owner = os.getpid()
 
     def admit(self, token: FencingToken) -> None:
-        newest = self.newest()
+        newest = newest_beside(self.path, self._operation)
         if newest is not None and newest.election != token.election:
             raise _another(self.path, newest.election, token.election)
         if newest is not None and token < newest:
@@ -155,15 +146,7 @@ class _Held:
         self.replace(self.path + TOKEN, f"{token}\n".encode())
 
     def content(self) -> bytes:
-        return self._read(self.path) or b""
-
-    def _read(self, path: str, most: int = -1) -> bytes | None:
-        with _translated(self._operation, self.path):
-            try:
-                with open(path, "rb") as file:
-                    return file.read(most)
-            except FileNotFoundError:
-                return None
+        return _read(self.path, self._operation) or b""
 
     def replace(self, path: str, content: bytes) -> None:
         """A file with this content in the place of another, on the disk; or the old one."""
@@ -199,11 +182,35 @@ class _Held:
             raise OutcomeUnknown(told, backend="file", operation=self._operation) from error
 
     def release(self) -> None:
-        """Unlock, then close: a child that was forked meanwhile has the descriptor too."""
+        """Unlock, then close: a child that was forked meanwhile has the descriptor too. The lock is not the child's."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            if os.getpid() == self._owner:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
         finally:
             os.close(self._lock)
+
+
+def newest_beside(path: str, operation: str) -> FencingToken | None:
+    """The token beside a file."""
+    text = _read(path, operation, TOKEN, LONGEST_TOKEN + 1)
+    if text is None:
+        return None
+    try:
+        if not text.endswith(b"\n"):
+            raise ConfigError("it does not end with a line")
+        return FencingToken.parse(text[:-1].decode())
+    except (ConfigError, UnicodeDecodeError) as error:
+        told = f"{path}{TOKEN} holds no token: somebody else has written there"
+        raise Misconfigured(told, backend="file", operation=operation) from error
+
+
+def _read(path: str, operation: str, beside: str = "", most: int = -1) -> bytes | None:
+    with _translated(operation, path):
+        try:
+            with open(path + beside, "rb") as file:
+                return file.read(most)
+        except FileNotFoundError:
+            return None
 
 
 def _lock(named: str, operation: str) -> _Held:

@@ -6,21 +6,26 @@ The rule: nothing is made there. A database that does not exist is a mistake, a 
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import ExitStack
 
 from sqlalchemy import create_engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning
 
 from coordkit.errors import ConfigError
 from coordkit.fencing.sql import SQLFence
 from coordkit.fencing.sql_bound import BoundFence
-from coordkit.fencing.sql_door import family
+from coordkit.fencing.sql_door import connecting, family
 
 
 def fence_at(url: str, place: str | None, timeout: float, stack: ExitStack) -> BoundFence:
     """The fence that an operator means by a URL: see `stored`."""
     try:
-        engine = create_engine(url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SAWarning)  # of an option that would be ignored
+            engine = create_engine(url)
+    except SAWarning:
+        raise ConfigError("the driver does not take all options of this URL") from None
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigError("a fence is at a URL of its store; this is none of SQLAlchemy's either") from None
     stack.callback(engine.dispose)
@@ -33,4 +38,15 @@ def fence_at(url: str, place: str | None, timeout: float, stack: ExitStack) -> B
         raise ConfigError(
             f"{engine.dialect.driver} is a driver for asyncio: name another, such as postgresql+psycopg://"
         )
-    return BoundFence(SQLFence() if place is None else SQLFence(table=place), engine, timeout)
+    if "@" in (engine.url.host or ""):  # what stands before it is the end of a password: not to be shown
+        raise ConfigError("a '@' in a user name or a password is written %40")
+    fence = SQLFence() if place is None else SQLFence(table=place)
+    with connecting(fence.table, engine):
+        try:
+            engine.connect().close()
+        except TypeError:
+            if not engine.url.query:
+                raise
+            told = ", ".join(sorted(engine.url.query))
+            raise ConfigError(f"{engine.dialect.driver} does not take these options of the URL: {told}") from None
+    return BoundFence(fence, engine, timeout)

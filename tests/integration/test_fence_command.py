@@ -6,6 +6,7 @@ The rule: it never lowers a fence unless it is told to by force.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.servers.etcd import Etcd
 from tests.servers.redis import Redis
 from tests.servers.zookeeper import ZooKeeper
 from tests.support.commands import coordkit
-from tests.support.failing import PASSWORD, nothing_revealed
+from tests.support.failing import MARK, PASSWORD, nothing_revealed
 from tests.support.sql import Store
 from tests.support.zookeeper_hand import hand
 
@@ -146,6 +147,31 @@ def test_a_mistake_is_one_line_and_an_exit_code(url: str, code: int, word: str) 
         assert err.count("\n") == 1, err
         assert PASSWORD not in err
         assert QUOTED not in err
+
+
+@pytest.mark.backend("sqlite")
+def test_options_that_a_driver_does_not_know_are_a_mistake(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "x.db").close()
+    for url in (f"sqlite:///{tmp_path}/x.db?no_such=1", "mysql+pymysql://127.0.0.1:1/x?no_such=1"):
+        code, out, err = fence("show", url, "e")
+        assert (code, out) == (2, ""), err
+        assert "does not take" in err
+        assert err.count("\n") == 1, err
+
+
+@pytest.mark.backend("sqlite")
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "mysql+pymysql"])
+def test_the_end_of_a_password_is_not_taken_for_a_host(scheme: str) -> None:
+    code, out, err = fence("show", f"{scheme}://u:half@{MARK}@127.0.0.1:1/x", "e")
+    assert (code, out) == (2, ""), err
+    assert "%40" in err
+    assert MARK not in err
+
+
+@pytest.mark.backend("file")
+def test_showing_what_is_not_there_leaves_nothing_there(tmp_path: Path) -> None:
+    assert fence("show", f"file://{tmp_path}/typo", "e")[0] == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.backend("sqlite")

@@ -212,6 +212,24 @@ def test_who_is_stopped_inside_keeps_the_others_out_until_it_is_killed(path: Pat
     assert path.read_text() == "mine"
 
 
+def test_a_forked_child_that_leaves_the_update_does_not_unlock_it(path: Path) -> None:
+    """It leaves by an exception, as by `sys.exit`, while its parent goes on writing."""
+
+    def forks(before: bytes) -> bytes:
+        if not (pid := os.fork()):
+            raise SystemExit
+        assert os.waitpid(pid, 0)[1] == 0
+        with pytest.raises(Unavailable):
+            FileFence(path, timeout=0.05).admit(token(2))
+        return before + b"x"
+
+    try:
+        FileFence(path).update(token(1), forks)
+    except SystemExit:
+        os._exit(0)
+    FileFence(path).admit(token(2))
+
+
 def test_a_forked_child_does_not_keep_the_lock(path: Path) -> None:
     read, write = os.pipe()
     pid = 0
