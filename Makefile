@@ -33,7 +33,7 @@ MEASURED := tests/unit tests/contract tests/simulation $(wildcard tests/integrat
             $(wildcard tests/integration/test_[efrz]*fence.py) \
             tests/integration/test_fencemiddleware.py tests/integration/test_fence_command.py
 
-.PHONY: help venv demo test lint format types servers unit measured unmeasured coverage expected simulate bench build \
+.PHONY: help venv demo test lint format types servers unit measured unmeasured faults coverage expected simulate bench build \
         chaos clean compose-up compose-down test-compose
 
 help:  ## list the targets
@@ -72,7 +72,7 @@ demo: $(READY)  ## three processes, a crash, a pause and a stale write refused
 test: $(READY)  ## lint, types, servers and every test, with branch coverage
 	@$(PYTHON) -m tests.report clear
 	@failed=; \
-	for step in lint types servers measured unmeasured; do \
+	for step in lint types servers measured unmeasured faults; do \
 	    echo "== make $$step"; \
 	    $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \
@@ -105,7 +105,11 @@ measured: $(READY)
 
 unmeasured: $(READY)
 	@mkdir -p $(REPORTS)
-	$(PYTEST) --junit-xml=$(REPORTS)/unmeasured.xml $(MEASURED:%=--ignore=%) tests
+	$(PYTEST) --junit-xml=$(REPORTS)/unmeasured.xml $(MEASURED:%=--ignore=%) --ignore=tests/chaos tests
+
+faults: $(READY)
+	@mkdir -p $(REPORTS)
+	$(PYTEST) --junit-xml=$(REPORTS)/faults.xml tests/chaos
 
 # The containers of docker-compose.yml; `compose-up` is for trying things by hand, `test-compose` has its own.
 compose-up: $(READY)  ## start the servers of docker-compose.yml and wait for them
