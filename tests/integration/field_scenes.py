@@ -19,7 +19,7 @@ from tests.support.children import hear, say
 ELECTION = "field"
 LONG = 30.0  # ttl of what must not be freed by its running out
 BRIEF = 2.0  # ttl of what is to run out
-SOON = 12.0  # s: for what waits for nobody, on a busy machine; far below LONG
+SOON = 15.0  # s: for what waits for nobody, on a busy machine; far below LONG
 PATIENCE = 0.5  # s: of who gives up behind a living leader
 
 
