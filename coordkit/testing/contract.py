@@ -320,12 +320,13 @@ class BackendContract:
         term = vanishing.campaign(timeout=SLACK)
         running = Running(elector().campaign)
         left, start = term.remaining(), now()
+        token = int(term.token)
         vanishing.close()
         assert not term.valid
         successor = running.result(timeout=self.lease + 2 * SLACK)
         assert now() - start >= left - 0.01, "not before"
         assert now() - start < self.lease + SLACK, "and not much later"
-        assert successor.token > term.token
+        assert int(term.token) == token < int(successor.token), "a token that is read late is not the successor's"
         successor.resign()
         eventually(lambda: not store.entries("contract"), "nothing is left")
 
@@ -925,6 +926,25 @@ class BackendContract:
         asyncio.run(main())
         assert len(tokens) == 3
         assert tokens == sorted(set(tokens))
+
+    def test_a_cancelled_resignation_frees_the_seat_or_can_be_repeated(self, store: StoreUnderTest) -> None:
+        async def main() -> None:
+            async with async_elector(store, 60.0) as one, async_elector(store, 60.0) as two:
+                for turns in range(4):
+                    term = await one.campaign(timeout=SLACK)
+                    resigning = asyncio.create_task(term.resign())
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    resigning.cancel()
+                    await asyncio.wait({resigning})
+                    if term.valid:  # it was cancelled before it began
+                        await term.resign()
+                    successor = await two.campaign(timeout=SLACK)
+                    assert successor.token > term.token
+                    await successor.resign()
+
+        asyncio.run(main())
+        assert not store.entries("contract")
 
     # --- what it promises ------------------------------------------------------------------------------------
 

@@ -55,10 +55,10 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """From the request on that has these bytes in it, replies are treated so."""
+    """From the request on that has these bytes in it, replies are treated so; None: it resets its connection."""
 
     request: bytes
-    replies: Replies
+    replies: Replies | None
 
 
 class Proxy:
@@ -134,8 +134,12 @@ class Proxy:
         """
         self._set_replies(Replies.DROPPED, after)
 
+    def lose_request(self, request: bytes) -> None:
+        """The next request that has these bytes in it resets its connection instead of passing; what follows passes."""
+        self._set_trigger(Trigger(request, None))
+
     def wait_for_request(self, timeout: float = CALL_SECONDS) -> None:
-        """Wait until the bytes named by `after` have come by; `TimeoutError` if they do not."""
+        """Wait until the bytes that were named have come by; `TimeoutError` if they do not."""
         if not self._triggered.wait(timeout):
             raise TimeoutError(f"no such request within {timeout:g} s")
 
@@ -191,11 +195,14 @@ class Proxy:
         self._call(change())
 
     def _set_replies(self, replies: Replies, after: bytes | None) -> None:
+        self._set_trigger(Trigger(after, replies) if after else None)
+        if not after:
+            self._change(replies=replies)
+
+    def _set_trigger(self, trigger: Trigger | None) -> None:
         async def change() -> None:
             self._triggered.clear()
-            self._trigger = Trigger(after, replies) if after else None
-            if not after:
-                self._now(replace(self._faults, replies=replies))
+            self._trigger = trigger
 
         self._call(change())
 
@@ -274,12 +281,15 @@ class Proxy:
         """When what has arrived now may pass, on the loop's clock."""
         return self._loop.time() + self._faults.delay
 
-    def saw_request(self, data: bytes) -> None:
-        """A request, or part of one, is about to pass."""
+    def lets_pass(self, data: bytes) -> bool:
+        """A request, or part of one, is about to pass: whether it may."""
         if self._trigger and self._trigger.request in data:
             trigger, self._trigger = self._trigger, None
-            self._now(replace(self._faults, replies=trigger.replies))
             self._triggered.set()
+            if trigger.replies is None:
+                return False
+            self._now(replace(self._faults, replies=trigger.replies))
+        return True
 
     @property
     def drops_replies(self) -> bool:
@@ -358,7 +368,8 @@ class _Connection:
     async def _give_requests(self, chunks: Chunks, writer: asyncio.StreamWriter) -> None:
         before = b""  # what a trigger looks for may begin in the chunk before
         async for data in self._requests(chunks):
-            self._proxy.saw_request(before + data)
+            if not self._proxy.lets_pass(before + data):
+                raise ConnectionResetError("a request was lost with its connection")
             before = data
             writer.write(data)
             await writer.drain()

@@ -262,6 +262,19 @@ def test_a_dropped_reply_resets_the_client_and_the_request_is_done(proxy: Proxy,
     assert echo.ended("reset")
 
 
+def test_a_lost_request_resets_both_ends_and_is_not_done(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    client = connect()
+    proxy.lose_request(b"losing")
+    assert asks(client, b"first") == b"first"
+    client.sendall(b"losing")
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    proxy.wait_for_request()
+    assert echo.ended("reset")
+    assert asks(connect(), b"losing again") == b"losing again"  # once
+    assert echo.hears(b"firstlosing again")
+
+
 def test_a_server_that_is_down_resets_its_clients() -> None:
     port = Port()
     with Proxy("127.0.0.1", port.number) as proxy, socket.create_connection(("127.0.0.1", proxy.port)) as client:

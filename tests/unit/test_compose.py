@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import compose_engine, compose_project, images, mariadb, postgresql
+from tests.servers import compose_engine, compose_project, compose_selection, images, mariadb, postgresql
 from tests.servers.compose import DATABASES, ETCD, FIXED_HOSTS, SINGLE_VOTER, VOTERS, VOTERS_DATA, ZOOKEEPER
 from tests.servers.compose_engine import Engine, EngineFailed, NoEngine
 from tests.servers.compose_project import PEERS_VARIABLE, PORTS, free_network, free_ports, networks
@@ -44,6 +44,19 @@ SERVICE = {
     ),
     *("sysctls", "tmpfs", "user", "working_dir", "ulimits"),
 }
+
+
+@pytest.mark.parametrize(
+    ("test", "named"),
+    [
+        ("tests/contract/test_etcd.py::TestEtcd::test_a_thing[1]", "etcd"),
+        ("tests/integration/test_things.py::test_python_etcd3_599_a_thing[redis]", "redis"),
+        ("tests/integration/test_things.py::test_a_redis_beside_etcd", "etcd redis"),
+        ("tests/integration/test_things.py::test_a_thing[sqlite]", ""),
+    ],
+)
+def test_a_test_uses_the_backend_that_its_parameters_name_else_those_of_its_id(test: str, named: str) -> None:
+    assert compose_selection.backends_named_by(test) == named
 
 
 def test_libraries_are_those_with_a_path() -> None:
