@@ -84,4 +84,6 @@ CATALOGUE = (
     Need("postgresql", packages=("postgresql",), programs=("postgres", "initdb")),
     Need("mariadb", packages=("mariadb-server-core",), programs=("mariadbd",)),
     Need("ecj", packages=("libecj-java",), jars=("ecj.jar",)),  # a compiler
+    # Reads the page of `coordkit audit --html`; without a font it draws no letters.
+    Need("chromium", packages=("chromium", "fontconfig-config", "fonts-dejavu-core"), programs=("chromium",)),
 )
