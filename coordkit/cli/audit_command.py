@@ -105,7 +105,7 @@ def as_text(report: Report) -> str:
         stale = report.count_kind(Kind.STALE)
         lines.append(f"{len(report.writes)} writes tried: {outcomes}; {stale} stale ones accepted")
     if report.faults:
-        lines.append(f"{len(report.faults)} faults")
+        lines.append(f"{len(report.faults)} fault{'s' * (len(report.faults) != 1)}")
     lines.append(f"{report.records} records, {report.cut} cut short by the death of their writer")
     for violation in report.violations[:SHOWN]:
         lines.append(f"VIOLATION ({violation.kind.value}) in {violation.election!r}: {violation.message}")

@@ -20,74 +20,8 @@ from hypothesis import strategies as st
 from coordkit.audit import Fate, Kind, Outcome, Record, Report, judge, parse, summary
 from coordkit.cli.audit_command import audit
 from coordkit.journal import FileJournal
+from tests.support.journals import SPAN, Candidate, fault, text, wrote
 from tests.support.patched import Patch, patched
-
-TTL = 10.0
-SPAN = 9.798  # what a lease of 10 s lets its holder act
-
-
-class Candidate:
-    """Writes the lines of one entry. Times are those of the record's own clock."""
-
-    def __init__(self, entry: str, token: int, *, election: str = "jobs", boot_id: str | None = "b1", pid: int = 7):
-        self.entry, self.token, self.election, self.boot_id, self.pid = entry, token, election, boot_id, pid
-
-    def line(self, event: str, boot: float, **fields: object) -> Record:
-        same = {"event": event, "pid": self.pid, "boot": boot, "mono": boot, "boot_id": self.boot_id}
-        return {**same, "entry": self.entry, "election": self.election, **fields}
-
-    def campaign(self, boot: float) -> Record:
-        return self.line("campaign", boot, candidate="")
-
-    def won(self, boot: float, sent: float | None = None) -> Record:
-        sent = boot if sent is None else sent
-        return self.line("won", boot, candidate="", token=self.token, ttl=TTL, sent=sent, deadline=sent + SPAN)
-
-    def renewed(self, at: float, sent: float | None = None) -> Record:
-        sent = at if sent is None else sent
-        return self.line("renewed", at, token=self.token, at=at, sent=sent, deadline=sent + SPAN)
-
-    def jeopardy(self, boot: float) -> Record:
-        return self.line("jeopardy", boot, token=self.token, detail="a renewal failed")
-
-    def lost(self, at: float, reason: str = "expired") -> Record:
-        return self.line("lost", at, token=self.token, at=at, reason=reason)
-
-    def resigned(self, at: float) -> Record:
-        return self.line("resigned", at, token=self.token, at=at)
-
-    def watched(self, boot: float) -> Record:
-        return self.line("watched", boot, token=self.token)
-
-    def notified(self, boot: float) -> Record:
-        return self.line("notified", boot, token=self.token)
-
-
-def wrote(
-    token: int,
-    tried: float,
-    answered: float | None = None,
-    outcome: str = "accepted",
-    *,
-    election: str = "jobs",
-    resource: str = "ledger",
-    boot_id: str | None = "b1",
-) -> list[Record]:
-    """The lines of one write."""
-    same = {"pid": 7, "boot_id": boot_id, "election": election, "token": token, "resource": resource}
-    same |= {"write": f"{boot_id}-{election}-{resource}-{token}-{tried}"}
-    lines = [{"event": "tried", "boot": tried, "mono": tried, **same}]
-    if answered is not None:
-        lines.append({"event": outcome, "boot": answered, "mono": answered, **same})
-    return lines
-
-
-def fault(since: float, until: float, **fields: object) -> Record:
-    return {"event": "fault", "kind": "paused", "target": "redis3", "since": since, "until": until} | {
-        "boot_id": "b1",
-        **fields,
-    }
-
 
 A = Candidate("a", 1)
 B = Candidate("b", 2, pid=8)
@@ -634,10 +568,6 @@ def test_whatever_is_in_the_records_the_judge_answers(records: list[Record]) -> 
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
-
-
-def text(*records: Record) -> bytes:
-    return b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records)
 
 
 def test_what_the_journal_writes_can_be_read(tmp_path: Path) -> None:

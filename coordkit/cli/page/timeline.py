@@ -117,7 +117,11 @@ def _lane(row: Row) -> Iterator[str]:
 
 def _bar(mark: Mark, kind: str, what: str) -> str:
     wrong = " bad" if mark.bad else ""
-    forms = [mark.label, mark.label.partition(" ")[0]]  # of a fault its kind alone
+    forms = [mark.label]
+    if kind == "f":
+        forms.append(mark.label.partition(" ")[0])
+    elif len(mark.label) > 6:  # of a long token its last digits, which tell neighbours apart
+        forms += [f"…{mark.label[-4:]}", f"…{mark.label[-3:]}"]
     label = next((escaped(each, 40) for each in forms if mark.width >= CHARACTER * (len(each) + 1)), "")
     style, told = f"{kind} {mark.style}{wrong}", _told(mark, what)
     return f'<b class="{style}" role="img" style="{_place(mark)}" title="{told}">{label}</b>'
