@@ -70,7 +70,6 @@ class Drawn:
     """An election on one boot."""
 
     election: str
-    terms: int
     fates: Counter[Fate]
     writes: Counter[Outcome]
     violations: int
@@ -183,7 +182,6 @@ def _election(name: str, found: _Election, faults: list[Fault], bad: set[int], z
         cut[where(violation[1])][3].append(violation)
     return Drawn(
         name,
-        sum(span.fate is not Fate.VOID for span in spans),
         Counter(span.fate for span in spans),
         Counter(write.outcome for write in writes),
         len(found.violations),

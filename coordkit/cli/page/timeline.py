@@ -30,8 +30,8 @@ def section(boot: Boot, number: int, opened: int) -> Iterator[str]:
 
 
 def _election(drawn: Drawn, zero: float, opened: int) -> Iterator[str]:
-    numbers = [plural(drawn.terms, "term"), *_fates(drawn.fates)]
-    numbers += [f"{drawn.writes[each]} writes {_OUTCOMES[each]}" for each in Outcome if drawn.writes[each]]
+    numbers = _terms(drawn.fates)
+    numbers += [f"{plural(drawn.writes[each], 'write')} {_OUTCOMES[each]}" for each in Outcome if drawn.writes[each]]
     if drawn.violations:
         numbers.insert(0, f'<strong class="wrong">{plural(drawn.violations, "violation")}</strong>')
     yield f'<section class="election" data-name="{escaped(drawn.election)}">'
@@ -41,8 +41,10 @@ def _election(drawn: Drawn, zero: float, opened: int) -> Iterator[str]:
     yield "</section>"
 
 
-def _fates(fates: Counter[Fate]) -> list[str]:
-    return [f"{fates[fate]} {fate.value}" for fate in Fate if fates[fate]]
+def _terms(fates: Counter[Fate]) -> list[str]:
+    """How many could act, and how all of them ended."""
+    acting = fates.total() - fates[Fate.VOID]
+    return [plural(acting, "term"), *(f"{fates[fate]} {fate.value}" for fate in Fate if fates[fate])]
 
 
 _OUTCOMES = {
@@ -53,7 +55,7 @@ _OUTCOMES = {
 
 
 def _strip(strip: Strip, zero: float, *, is_open: bool) -> Iterator[str]:
-    numbers = [plural(strip.fates.total(), "term"), *_fates(strip.fates)]
+    numbers = _terms(strip.fates)
     if refused := sum(mark.count for row in strip.rows for mark in row.refused):
         numbers.append(f"{plural(refused, 'write')} refused")
     told = f"{seconds(max(0.0, strip.since - zero))} to {seconds(strip.until - zero)}: {', '.join(numbers)}"
