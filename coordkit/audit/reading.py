@@ -13,6 +13,7 @@ from coordkit.audit.found import Record
 from coordkit.model import MAX_TOKEN
 
 ROUNDING = 1e-6  # s: clock readings are sums of floats; nobody acts within less
+LONGEST = 1e11  # s: 3,000 years; no clock has been running for longer
 START = b'{"event":'  # how each line begins, as `coordkit.journal` writes it
 UNREADABLE = "unreadable"  # the one field of the record that stands for a line which is no record
 
@@ -78,7 +79,7 @@ def wrong_with(record: Record) -> str | None:
     for name in _FIELDS[event]:
         value = record.get(name)
         if name in _TIMES:
-            right = type(value) in (int, float) and math.isfinite(number(record, name))
+            right = type(value) in (int, float) and abs(number(record, name)) <= LONGEST  # nor NaN
         elif name == "token":
             right = type(value) is int and 1 <= value <= MAX_TOKEN
         elif name == "pid":

@@ -223,6 +223,7 @@ BREACHES: dict[str, tuple[list[Record], list[Kind]]] = {
     "no deadline": ([A.line("won", 1.0, token=1, ttl=1.0, sent=1.0)], [Kind.GARBAGE]),
     "a deadline that is no number": ([A.won(1.0) | {"deadline": "soon"}], [Kind.GARBAGE]),
     "a deadline that is not finite": ([A.won(1.0) | {"deadline": float("nan")}], [Kind.GARBAGE]),
+    "a deadline beyond all times": ([A.won(1.0) | {"deadline": 2e11}], [Kind.GARBAGE]),
     "a deadline beyond all numbers": ([A.won(1.0) | {"deadline": 10**400}], [Kind.GARBAGE]),
     "a boolean time": ([A.won(1.0) | {"sent": True}], [Kind.GARBAGE]),
     "a token that is no number": ([A.won(1.0) | {"token": "1"}], [Kind.GARBAGE]),

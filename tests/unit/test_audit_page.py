@@ -210,6 +210,31 @@ def test_whatever_the_names_are_the_page_has_the_same_elements(names: list[str])
     assert len(found.of_class("lane")) == 1
 
 
+TIMES = st.floats(0, 9) | st.floats() | st.sampled_from([0.0, -0.0, 1e11, -1e11, 1e12, 5e-324, 10**400])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), TIMES, TIMES), max_size=8))
+def test_whatever_the_times_are_there_is_a_page(drawn: list[tuple[int, int, float, float]]) -> None:
+    records: list[Record] = []
+    for sort, token, one, other in drawn:
+        who = Candidate(f"{token}", token, label="ada")
+        records += [
+            [who.won(1.0) | {"boot": one, "deadline": other}],
+            [who.lost(1.0) | {"boot": one, "at": other}],
+            [who.renewed(1.0) | {"boot": one, "deadline": other}],
+            wrote(token, one, other),
+            [fault(min(one, other), max(one, other))],
+            [A.campaign(1.0) | {"boot": other}],
+        ][sort]
+    report = judge(records, within=1.0)
+    found = Read(page(report))
+    assert len(found.of_class("lane")) >= bool(report.spans or report.writes)
+    places = [
+        place for _, each in found.elements for place in re.findall(r"(?:left|width):([^%]*)%", each.get("style", ""))
+    ]
+    assert all(-0.001 <= float(place) <= 100.001 for place in places)
+
+
 def test_the_page_fetches_nothing_and_runs_its_own_script_alone() -> None:
     source = page(judge([A.won(1.0)]))
     found = Read(source)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor, log10
 
 from coordkit.audit import Fate, Fault, Outcome, Report, Span, Violation, Write
+from coordkit.audit.reading import LONGEST
 
 STRIPS = 200  # of a page
 TERMS = 30  # of a strip, as long as STRIPS allow it
@@ -22,6 +23,7 @@ NARROW = 0.3  # % of the width
 POINT = 0.8  # likewise, of what is drawn as a point
 TICKS = 250  # places in a lane where accepted writes are drawn
 ELECTIONS = 200  # that are drawn
+SHORTEST = 0.001  # s: of the time of an election
 
 Lane = tuple[int, str]  # process, label
 
@@ -111,8 +113,7 @@ def boots(report: Report) -> list[Boot]:
         for record in reversed(violation.records):
             boot_id, at = record.get("boot_id"), record.get("boot")
             elections = found.get(boot_id if isinstance(boot_id, str) else None, {})
-            if type(at) in (int, float) and violation.election in elections:
-                assert isinstance(at, (int, float))
+            if isinstance(at, (int, float)) and abs(at) <= LONGEST and violation.election in elections:
                 elections[violation.election].violations.append((number, float(at), violation))
                 break
     drawn = sum(min(len(elections), ELECTIONS) for elections in found.values())
@@ -156,8 +157,7 @@ def _election(name: str, found: _Election, faults: list[Fault], bad: set[int], z
     starts = [*(span.since for span in spans), *(write.tried for write in writes)]
     ends = [*(span.until for span in spans), *(write.tried for write in writes)]
     since, until = min(starts), max(ends)
-    if until - since <= 0:
-        until = since + 1.0
+    until = max(until, since + SHORTEST)
     pieces = max(1, min(strips, ceil(len(spans) / TERMS)))
     margin = (until - since) / pieces * 0.005
     since, until = since - margin, until + margin
