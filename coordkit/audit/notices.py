@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from coordkit.audit.found import Kind, Record, Violation
 from coordkit.audit.reading import number
 
-GRACE = 5.0  # s: a thread may start late on a busy machine
+GRACE = 10.0  # s: a thread, or an application's own loop, may come to it late on a busy machine
 
 
 def wrong_notices(name: str, election: str, lines: Sequence[Record], last_seen: float) -> Iterable[Violation]:

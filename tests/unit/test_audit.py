@@ -164,15 +164,15 @@ BREACHES: dict[str, tuple[list[Record], list[Kind]]] = {
         [Kind.NOTICE],
     ),
     "told of a loss that did not happen": (
-        [A.won(1.0), A.notified(2.0), A.jeopardy(7.5)],
+        [A.won(1.0), A.notified(2.0), A.jeopardy(12.5)],
         [Kind.NOTICE],
     ),
     "callbacks that were not told of a loss": (
-        [A.won(1.0), A.watched(1.0), A.lost(2.0, "revoked"), Candidate("z", 1, election="else").campaign(7.0)],
+        [A.won(1.0), A.watched(1.0), A.lost(2.0, "revoked"), Candidate("z", 1, election="else").campaign(12.0)],
         [Kind.NOTICE],
     ),
     "callbacks registered late that were not told": (
-        [A.won(1.0), A.lost(2.0, "revoked"), A.watched(3.0), Candidate("z", 1, election="else").campaign(8.0)],
+        [A.won(1.0), A.lost(2.0, "revoked"), A.watched(3.0), Candidate("z", 1, election="else").campaign(13.0)],
         [Kind.NOTICE],
     ),
     "a stale write that was accepted": (
@@ -258,7 +258,7 @@ def test_every_kind_has_its_breach() -> None:
     "lines",
     {
         "killed right after the loss": [A.watched(1.0), A.lost(2.0, "revoked")],
-        "its process lived a little longer": [A.watched(1.0), A.lost(2.0), Candidate("z", 1, election="e").won(6.9)],
+        "its process lived a little longer": [A.watched(1.0), A.lost(2.0), Candidate("z", 1, election="e").won(11.9)],
         "no callbacks": [A.lost(2.0, "revoked"), Candidate("z", 1, election="else").campaign(99.0)],
         "told before the loss was on file": [A.watched(1.0), A.notified(2.0), A.lost(2.1, "revoked")],
         "told, and killed before the loss was on file": [A.watched(1.0), A.notified(2.0)],
