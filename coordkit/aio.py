@@ -89,6 +89,7 @@ class AsyncTerm(OwnedTerm):
         At once if it is lost already. A coroutine function is run as a task. Errors are logged.
         """
         self._check_process()
+        self._journal_watch()
         self._callbacks.append(callback)
         if not self._told or self._tenure.ended() is not None:
             weak: weakref.ref[AsyncTerm] = weakref.ref(self)

@@ -94,6 +94,7 @@ class Term(OwnedTerm):
         danger: the thread may start late on a busy machine. What must stop in time checks `ensure` or `remaining`.
         """
         self._check_process()
+        self._journal_watch()
         self._callbacks.append(callback)
         if not self._told or self._tenure.ended() is not None:
             slot, tenure = self._ticket.slot, self._tenure

@@ -178,14 +178,14 @@ def _drop(slot: Slot, number: int, tenure: Tenure) -> None:
 class OwnedTerm(TermView):
     """A term in the hands of the application that won it."""
 
-    __slots__ = ("_hold", "_in_block", "_noticed", "_ticket")
+    __slots__ = ("_hold", "_in_block", "_noticed", "_ticket", "_watched")
 
     def __init__(self, tenure: Tenure, ticket: Ticket, hold: float) -> None:
         super().__init__(tenure)
         self._ticket = ticket
         self._hold = hold
         self._in_block = False
-        self._noticed = False
+        self._watched = self._noticed = False
 
     def _hold_left(self) -> float:
         """Seconds for which the seat is still to be kept."""
@@ -216,21 +216,34 @@ class OwnedTerm(TermView):
             self._leave(release=not self._hold)
 
     def _end_dropped(self) -> bool:
-        """Dropped without resign(): it ends. Whether there are callbacks to be told, which nothing else keeps alive."""
+        """Dropped without resign(): it ends. Whether there are callbacks to be told, which nothing else keeps alive.
+
+        One that was left, but was lost before, may be dropped before the engine has looked: nobody else tells then.
+        """
         if not getattr(self, "_callbacks", None):  # not even made, where a Ctrl-C came in between
             return False
-        if self._ticket.delivery.finished or os.getpid() != self._tenure.pid:
+        if os.getpid() != self._tenure.pid:
             return False
-        self._tenure.end(TermState.LOST, LossReason.CLOSED)
+        if not self._ticket.delivery.finished:
+            self._tenure.end(TermState.LOST, LossReason.CLOSED)
         return True
+
+    def _journal_watch(self) -> None:
+        """On record once per term: there are callbacks, which a loss has to be told to."""
+        if not self._watched:
+            self._watched = True
+            self._journal("watched")
 
     def _journal_notice(self) -> None:
         """On record once per term, though callbacks registered late are started later."""
         if not self._noticed:
             self._noticed = True
-            self._ticket.slot.engine.journal.write(
-                "notified", entry=self.candidate.id, election=self.election, token=int(self.token)
-            )
+            self._journal("notified")
+
+    def _journal(self, event: str) -> None:
+        self._ticket.slot.engine.journal.write(
+            event, entry=self.candidate.id, election=self.election, token=int(self.token)
+        )
 
     def _note_loss(self, error: BaseException) -> None:
         error.add_note(f"coordkit: {self._lost()}")

@@ -4,8 +4,8 @@ The rule: what lets a body act is on file before the body can act; what ends a t
 its local end. One `os.write` per line to a file opened O_APPEND: processes share a file, and `kill -9` loses at
 most lines not yet written, which the checker counts against us.
 
-Set COORDKIT_JOURNAL to a path to record. Each line has `event`, `pid`, `boot` (seconds since the host booted),
-`mono` (CLOCK_MONOTONIC), `boot_id`, and what the event names:
+Set COORDKIT_JOURNAL to a path to record; without it a write costs nothing but the look at the variable. Each line has
+`event`, `pid`, `boot` (seconds since the host booted), `mono` (CLOCK_MONOTONIC), `boot_id`, and what the event names:
 
   campaign  entry candidate election                  a candidate begins
   won       entry candidate election token ttl sent deadline   before the term is handed over
@@ -13,7 +13,18 @@ Set COORDKIT_JOURNAL to a path to record. Each line has `event`, `pid`, `boot` (
   jeopardy  entry election token detail
   lost      entry election token reason at            `at`: the local end
   resigned  entry election token at                   written before the store is told
+  watched   entry election token                      the first on_lost callback is registered
   notified  entry election token                      on_lost callbacks are started
+
+Of writes to a resource, by `coordkit.fencing.recorded`; `write` is new for each attempt:
+
+  tried     election token resource write             before the resource is asked
+  accepted  election token resource write             right after it has answered
+  refused   election token resource write newest      likewise; `newest`: the token that it had seen
+
+Of faults, by whoever causes them, such as a test; without `pid`, `boot` and `mono`:
+
+  fault     kind target since until boot_id [blocks]  on the axis of `boot`; `blocks`: nobody can be elected meanwhile
 
 `sent`, `deadline`, `at` are given as readings of CLOCK_BOOTTIME and written on the axis of `boot`, so that the
 journals of all processes of a host compare, whatever their time namespaces.
@@ -22,6 +33,7 @@ journals of all processes of a host compare, whatever their time namespaces.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 
@@ -29,12 +41,17 @@ from coordkit import clock
 from coordkit.backends.contract import Journal
 from coordkit.errors import ConfigError
 
+_log = logging.getLogger("coordkit")
+
 
 class NoJournal:
     """Nothing is recorded."""
 
     def write(self, event: str, /, **fields: object) -> None:
         """Forget it."""
+
+
+_NONE = NoJournal()
 
 
 class FileJournal:
@@ -80,3 +97,18 @@ def journal_from_environment(complain: Callable[[str], object] = lambda _: None)
         return FileJournal(path, complain)
     except (OSError, ValueError) as error:
         raise ConfigError(f"COORDKIT_JOURNAL: {error}") from error
+
+
+_opened: dict[tuple[int, str], Journal] = {}  # by process and path, for those who have no engine; never closed
+
+
+def journal_of_this_process() -> Journal:
+    """The journal that COORDKIT_JOURNAL asks for at this moment, opened once; `ConfigError` if it cannot be."""
+    path = os.environ.get("COORDKIT_JOURNAL")
+    if not path:
+        return _NONE
+    key = (os.getpid(), path)
+    found = _opened.get(key)
+    if found is None:  # two threads may open it at once: one line each is all that differs
+        found = _opened.setdefault(key, journal_from_environment(_log.error))
+    return found

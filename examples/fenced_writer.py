@@ -28,7 +28,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, text
 
 from coordkit import FencingToken, LeaderElector, LeadershipLost, StaleToken, Term
-from coordkit.fencing import FenceMiddleware, SQLFence
+from coordkit.fencing import FenceMiddleware, SQLFence, recorded
 
 ELECTION = "examples/writers"
 fence = SQLFence()
@@ -57,7 +57,7 @@ class Report:
         await answered(send, 200, await asyncio.to_thread(self.read))
 
     def write(self, token: FencingToken, body: str) -> None:
-        with self.engine.begin() as connection:
+        with recorded(token, "report"), self.engine.begin() as connection:  # for `coordkit audit`, with a journal
             fence.admit(connection, token)
             connection.execute(text("DELETE FROM report"))
             connection.execute(text("INSERT INTO report VALUES (:token, :body)"), {"token": int(token), "body": body})

@@ -6,10 +6,14 @@ The rule: this command reads and prints; what is right and wrong is `coordkit.au
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Sequence
 
 import click
 
-from coordkit.audit import Fate, Record, Report, judge, parse, summary
+from coordkit.audit import Fate, Kind, Outcome, Record, Report, judge, parse, summary
+from coordkit.cli.page import page
 
 SHOWN = 20  # violations, in full; --json has them all
 OK, VIOLATED, UNREADABLE = 0, 1, 2
@@ -24,16 +28,25 @@ FATES = {
 @click.command("audit")
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as one JSON object.")
+@click.option("--within", type=float, metavar="SECONDS", help="Nobody may lead for at most so long, if somebody waits.")
+@click.option("--html", type=click.Path(), metavar="OUT", help="Write the report and its timelines as one HTML page.")
 @click.pass_context
-def audit(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
-    """Judge journals: did two leaders of one election ever overlap, did tokens rise, was every loss told once?
+def audit(
+    context: click.Context, files: tuple[str, ...], as_json: bool, within: float | None, html: str | None
+) -> None:
+    """Judge journals: did two leaders of one election ever overlap, did tokens rise, was a stale write accepted?
 
     FILE is what processes wrote with COORDKIT_JOURNAL set; several are judged together. Only journals of one boot of
     one host share an axis of time: others are judged apart.
 
     \b
-    Exit codes: 0 every promise was kept, 1 one was violated, 2 a file cannot be read or holds no journal.
+    Exit codes: 0 every promise was kept, 1 one was violated, 2 a file cannot be read or holds no journal, or OUT cannot
+    be written.
     """
+    if within is not None and not 0 <= within < math.inf:
+        raise _Refused("--within takes seconds, not less than 0")
+    if html is not None:
+        _check_place(html, files)
     records: list[Record] = []
     cut = 0
     for name in files:
@@ -46,9 +59,30 @@ def audit(context: click.Context, files: tuple[str, ...], as_json: bool) -> None
         cut += broken
     if not records:
         raise _Refused("no record of a journal in " + ", ".join(files))
-    report = judge(records, cut=cut)
+    report = judge(records, cut=cut, within=within)
+    if html is not None:
+        _write(html, page(report, files, within=within))
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else as_text(report))
     context.exit(OK if report.ok else VIOLATED)
+
+
+def _check_place(html: str, files: Sequence[str]) -> None:
+    """A slip of the fingers must not cost a journal."""
+    for name in files:
+        try:
+            same = os.path.samefile(name, html)
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise _Refused(f"{html}: the page would take the place of a journal")
+
+
+def _write(html: str, text: str) -> None:
+    try:
+        with open(html, "w", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        raise _Refused(f"{html}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
 class _Refused(click.ClickException):
@@ -65,8 +99,14 @@ def as_text(report: Report) -> str:
         f"{report.jeopardies} times in jeopardy, {report.notices} losses told to callbacks",
         _durations("handover after a resignation", report.handovers),
         _durations("takeover after a loss or crash", report.takeovers),
-        f"{report.records} records, {report.cut} cut short by the death of their writer",
     ]
+    if report.writes:
+        outcomes = ", ".join(f"{report.count_writes(outcome)} {outcome.value}" for outcome in Outcome)
+        stale = report.count_kind(Kind.STALE)
+        lines.append(f"{len(report.writes)} writes tried: {outcomes}; {stale} stale ones accepted")
+    if report.faults:
+        lines.append(f"{len(report.faults)} fault{'s' * (len(report.faults) != 1)}")
+    lines.append(f"{report.records} records, {report.cut} cut short by the death of their writer")
     for violation in report.violations[:SHOWN]:
         lines.append(f"VIOLATION ({violation.kind.value}) in {violation.election!r}: {violation.message}")
         lines += (f"    {json.dumps(dict(record))}" for record in violation.records)

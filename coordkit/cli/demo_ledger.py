@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, create_engine, select
 
+from coordkit.fencing.recorded import recorded
 from coordkit.fencing.sql import SQLFence
 from coordkit.model import Fence, FencingToken
 
@@ -48,7 +49,7 @@ class Ledger:
 
     def write(self, token: FencingToken, writer: str) -> int:
         """Add a row under a token and return its number; `StaleToken` if a newer leader has been here."""
-        with self._engine.begin() as connection:
+        with recorded(token, "ledger"), self._engine.begin() as connection:
             self._fence.admit(connection, token)
             row = self._rows.insert().values(token=int(token), writer=writer).returning(self._rows.c.number)
             return int(connection.execute(row).scalar_one())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordkit.errors import BackendNotInstalled
 from coordkit.fencing.memory import MemoryFence
+from coordkit.fencing.recorded import recorded
 from coordkit.model import Fence, FencingToken
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from coordkit.fencing.sql_update import fenced_update as fenced_update
     from coordkit.fencing.zookeeper import ZooKeeperFence as ZooKeeperFence
 
-__all__ = ["Fence", "FencingToken", "MemoryFence"]  # without the others: `import *` must not need their packages
+__all__ = [
+    "Fence",
+    "FencingToken",
+    "MemoryFence",
+    "recorded",
+]  # without the others: `import *` must not need their packages
 
 # name: module, extra, and the packages whose absence means that the extra is missing
 _LATER: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {

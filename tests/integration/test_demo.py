@@ -120,8 +120,8 @@ FAULTS = {
     "accepted writes are not kept": Fault(
         *(
             "cli/demo_ledger.py",
-            "with self._engine.begin() as connection:\n            self._fence",
-            "with self._engine.connect() as connection:\n            self._fence",
+            "self._engine.begin() as connection:\n            self._fence",
+            "self._engine.connect() as connection:\n            self._fence",
         ),
         *("ledger", r"writes that were accepted are not in the ledger"),
     ),

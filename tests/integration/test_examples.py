@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from coordkit import FencingToken
+from coordkit.audit import Outcome, judge, parse
 from coordkit.cli.demo_story import unlocked
 from coordkit.testing.contract import eventually
 from tests.support.children import Child, stopped
@@ -183,7 +184,8 @@ class Writers:
 
     def begin(self, role: str, *more: str) -> Child:
         arguments = [role, "--folder", str(self.folder), "--port", str(self.port), "--ttl", "3", "--every", "0.2"]
-        self.started.append(Child(fenced_writer, *arguments, *more))
+        env = {"COORDKIT_JOURNAL": str(self.folder / "journal.jsonl")}
+        self.started.append(Child(fenced_writer, *arguments, *more, env=env))
         return self.started[-1]
 
     def put(self, headers: dict[str, str]) -> tuple[int, str, dict[str, object]]:
@@ -242,6 +244,11 @@ def test_the_service_refuses_whoever_leads_no_more_also_after_it_was_started_aga
     eventually(lambda: answers(writers), "it serves again")
     assert writers.put(FencingToken.parse(first).headers())[0] == 412
     assert str(writers.report()["body"]).startswith("two: ")
+    records, cut = parse((writers.folder / "journal.jsonl").read_bytes())
+    judged = judge(records, cut=cut)
+    assert judged.ok, judged.violations
+    accepted = {write.token for write in judged.writes if write.outcome is Outcome.ACCEPTED}
+    assert accepted == {FencingToken.parse(token).value for token in (first, second)}
 
 
 def answers(writers: Writers) -> bool:

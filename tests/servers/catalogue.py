@@ -106,4 +106,6 @@ CATALOGUE = (
             "typing_extensions==4.16.0",
         ),
     ),
+    # Reads the page of `coordkit audit --html`; without a font it draws no letters.
+    Need("chromium", packages=("chromium", "fontconfig-config", "fonts-dejavu-core"), programs=("chromium",)),
 )

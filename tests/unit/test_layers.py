@@ -133,7 +133,7 @@ LAYERS = (
     Layer(
         "ground",
         (
-            "coordkit.audit",
+            "coordkit.audit.*",
             "coordkit.backends",
             "coordkit.backends.contract",
             "coordkit.clock",
@@ -180,6 +180,7 @@ LAYERS = (
             "coordkit.fencing",
             "coordkit.fencing.asgi",
             "coordkit.fencing.memory",
+            "coordkit.fencing.recorded",
             "coordkit.fencing.redis",
             "coordkit.fencing.sql",
             "coordkit.fencing.sql_bound",
@@ -338,7 +339,19 @@ class Rule:
 
 
 PURE_PACKAGES = (
-    *("__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "operator", "re"),
+    *(
+        "__future__",
+        "bisect",
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "re",
+    ),
     *("statistics", "string", "types", "typing", "unicodedata", "urllib.parse", "hashlib", "coordkit"),
 )
 CLOCKS_AND_CHANCE = (
@@ -426,7 +439,7 @@ RULES = (
         "the core is pure",
         "no I/O, no clock, no threads: what a lease allows is a function of its arguments, and so is a judgement",
         within=(
-            *("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.audit", "coordkit.findings"),
+            *("coordkit.errors", "coordkit.model", "coordkit.lease", "coordkit.audit.*", "coordkit.findings"),
             *("coordkit.backends.zookeeper.layout", "coordkit.backends.zookeeper.lifeline"),
             *("coordkit.backends.redis.layout", "coordkit.backends.redis.ballot"),
         ),
