@@ -1,52 +1,246 @@
-"""The run that every cluster has to stand: candidates and servers fall, and the journal is the judge.
+"""The run that every cluster has to stand: candidates, links and servers suffer, and what is on file is the judge.
 
-The rule: it goes on until enough terms were felled and each kind of trouble was seen often enough. Then all is calm,
-two leaders are killed and followed, and everybody leaves.
+The rule: it goes on until enough terms were felled and each kind of fault was made. Then all is calm, two leaders are
+killed and followed, and everybody leaves. What was seen goes to a file of results; where something was wrong, all that
+is on file is kept.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-from coordkit.audit import Report
-from tests.chaos.members import MAJORITY, Trouble
-from tests.chaos.run import PROCESSES, Run, felled
+from coordkit.audit import Kind, Report
+from tests.chaos.conductor import Conductor, Script
+from tests.chaos.members import Members
+from tests.chaos.recovery import Attribution, Tally, attribute
+from tests.chaos.run import LONGER, MORE_TERMS, PROCESSES, Run
+from tests.chaos.schedule import OF_CANDIDATES, OF_EVERY_CLUSTER, OF_LINKS, OF_SERVERS
+from tests.chaos.sides import Sides
+from tests.servers.cluster import Cluster
+from tests.support.children import ROOT
+from tests.support.walls import Wall
 
-ELECTIONS = ("a", "a/b", "ab", "b", "b/a", "c")
-TERMS = 100
-FELLED = 30  # terms ended by a kill or a pause
-PATIENCE = 30.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
+# Names that are each other's beginnings, or look alike once they are encoded, and plain ones.
+NAMES = ("a", "a/b", "ab", "b", "b/a", "c")
+SHARDS = tuple(f"shard/{number}" for number in range(18))
+ELECTIONS = NAMES + SHARDS
+# Everybody contends for the names, four for each shard, never all on one side.
+PLACES = {shard: [(number + more) % PROCESSES for more in (0, 2, 3, 5)] for number, shard in enumerate(SHARDS)}
+TERMS = 300
+FELLED = 100  # terms ended by a kill, a pause or a cut
+PATIENCE = 60.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
+SLACK = 3.0  # s that half of all recoveries may take on top of a bound, on a busy machine
+MOST_SLACK = 30.0  # and each of them, even if what was to lead next was starved
+ENOUGH = 5  # recoveries of a kind, whose median is judged
+LOOK_SECONDS = 3.0  # s between two looks at the whole journal
+WALLS = (2, 5)  # the places whose candidates have a wall clock of their own
+KEPT = ROOT / ".cache" / "chaos"
+RESULTS = ROOT / ".cache" / "reports" / "chaos"
 
 
-def stand(folder: Path, url: str, trouble: Trouble, *, ttl: float, seed: int, each: int, takeover: float) -> None:
-    """`each`: times each kind of trouble is seen. `takeover`: seconds without a leader, at most, once all is calm."""
-    with Run(folder, url, ELECTIONS, ttl=ttl, seed=seed, fells=0.25, stays=0.15, patience=PATIENCE) as run:
-        with trouble:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a backend has to stand.
 
-            def enough(report: Report) -> bool:
-                trouble.check()
-                seen = all(trouble.counts[kind] >= each for kind in trouble.kinds) and trouble.counts[MAJORITY] > 1
-                return seen and report.terms >= TERMS and felled(report) >= FELLED
+    `takeover`: seconds without a leader after a fault of candidates or links, at most. `recovers`: what more it may be
+    after one of servers. `apart`: seconds between two servers that are restarted in turn. `touched_by_few`: whether a
+    leader may depend on less than a majority of its links. `backwards`: wall clocks only go back.
+    """
 
-            run.until(enough)
+    backend: str
+    ttl: float
+    kinds: Sequence[str]
+    takeover: float
+    recovers: float
+    apart: float = 0.0
+    touched_by_few: bool = True
+    backwards: bool = False
+
+    def bound(self, kind: str) -> float:
+        return self.takeover + (self.recovers if kind in OF_SERVERS else 0.0)
+
+
+def stand(
+    folder: Path,
+    cluster: Cluster[Any],
+    url: str,
+    terms: Terms,
+    *,
+    seed: int,
+    faketime: Path,
+    left: Callable[[], Sequence[str]],
+) -> None:
+    """`left`: what is left in the store after everybody has gone."""
+    try:
+        _stand(folder, cluster, url, terms, seed=seed, faketime=faketime, left=left)
+    except BaseException:
+        _keep(folder, cluster, terms.backend)
+        raise
+
+
+def _stand(
+    folder: Path,
+    cluster: Cluster[Any],
+    url: str,
+    terms: Terms,
+    *,
+    seed: int,
+    faketime: Path,
+    left: Callable[[], Sequence[str]],
+) -> None:
+    kinds = (*OF_EVERY_CLUSTER, *terms.kinds)
+    script = Script(folder / "schedule.json", seed, kinds, terms.ttl)
+    walls = {place: Wall(faketime, folder, str(place)) for place in WALLS}
+    enough = threading.Event()
+    with ExitStack() as stack:
+        sides = stack.enter_context(Sides(cluster, enough))
+        run = stack.enter_context(
+            Run(
+                folder,
+                sides.urls(url),
+                ELECTIONS,
+                ttl=terms.ttl,
+                seed=script.seed,
+                stays=0.8,
+                quick="0.2-1.5",
+                patience=PATIENCE,
+                environments={place: wall.env for place, wall in walls.items()},
+                places=PLACES,
+            )
+        )
+        members = Members(cluster, enough, apart=terms.apart)
+        with Conductor(
+            run,
+            sides,
+            members,
+            enough,
+            walls,
+            backwards=terms.backwards,
+            touched_by_few=terms.touched_by_few,
+        ) as conductor:
+            conductor.play(script, _Enough(run, conductor, kinds, terms, whole=bool(script.given)))
         run.calm()
         takeovers = [run.takeover(election) for election in ELECTIONS[:2]]
+        seconds = run.seconds
         codes = run.leave()
-    report = run.report()
-    seen = {
-        "felled": felled(report),
-        "kills": run.kills,
-        "pauses": run.pauses,
-        "trouble": trouble.counts,
-        "takeovers": takeovers,
+        report, faults, writes = run.report(), run.faults.read(), run.writes()
+        left_over = _patiently(left, 2 * terms.ttl + SLACK)
+    found = attribute(report.spans, faults, terms.ttl)
+    results = {
+        "backend": terms.backend,
+        "server": cluster.version,  # type: ignore[attr-defined]
+        "python": platform.python_version(),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "seed": script.seed,
+        "ttl": terms.ttl,
+        "seconds": round(seconds, 1),
+        "processes": PROCESSES,
+        "elections": len(ELECTIONS),
+        "terms": report.terms,
+        "renewals": report.renewals,
+        "ended_by": found.ended_by,
+        "felled": felled_by_faults(found),
+        "false_step_downs": sum(each.false_step_downs for each in found.kinds.values()),
+        "faults": {kind: each.as_json(terms.bound(kind)) for kind, each in sorted(found.kinds.items())},
+        "takeovers_in_calm": [round(each, 3) for each in takeovers],
+        "overlaps": _count(report, Kind.OVERLAP),
+        "falling_tokens": _count(report, Kind.TOKEN),
+        "writes": writes.as_json(),
+        "violations": [each.message for each in report.violations] + list(writes.wrong),
+        "leftovers": list(left_over),
     }
-    print(json.dumps(report.as_json() | seen, indent=2))
+    text = json.dumps(results, indent=2)
+    print(text)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{terms.backend}.json").write_text(text + "\n", encoding="utf-8")
+    shutil.copy(script.path, RESULTS / f"{terms.backend}-schedule.json")
     assert report.ok, "\n".join(violation.message for violation in report.violations)
-    assert report.terms >= TERMS
-    assert felled(report) >= FELLED
-    assert max(takeovers) < takeover, takeovers
+    assert not writes.wrong, "\n".join(writes.wrong)
+    assert writes.stale_accepted == 0
+    assert writes.accepted > report.terms / 2
+    assert not left_over, left_over
     assert codes == [0] * PROCESSES
-    assert "Traceback" not in run.complaints(), run.complaints()
-    assert run.witnessed() > TERMS / 2
-    assert report.renewals > each
+    assert not run.traceback(), run.traceback()
+    assert run.witnessed() > report.terms / 2
+    assert max(takeovers) < terms.takeover + MOST_SLACK, takeovers
+    late = [
+        f"{kind}: {each.undisturbed:.2f} s until another led {each.election}, from {each.calm_since:.3f} on"
+        for kind, tally in found.kinds.items()
+        for each in tally.recoveries
+        if each.undisturbed > terms.bound(kind) + MOST_SLACK
+    ]
+    assert not late, "\n".join(late)
+    slow = {kind: usual for kind, tally in found.kinds.items() if (usual := _usual(tally)) > terms.bound(kind) + SLACK}
+    assert not slow, slow
+    if not script.given:
+        assert report.terms >= max(TERMS, MORE_TERMS)
+        assert felled_by_faults(found) >= FELLED
+        unseen = [kind for kind in kinds if kind not in found.kinds]
+        assert not unseen, unseen
+
+
+class _Enough:
+    """Whether a run has seen all that it should; a look at everything only now and then."""
+
+    def __init__(self, run: Run, conductor: Conductor, kinds: Sequence[str], terms: Terms, *, whole: bool) -> None:
+        self._run = run
+        self._conductor = conductor
+        self._kinds = kinds
+        self._terms = terms
+        self._whole = whole  # all of a schedule that was given
+        self._looked = 0.0
+
+    def __call__(self) -> bool:
+        made: Mapping[str, int] = self._conductor.made
+        if self._whole or self._run.seconds < LONGER or not all(made[kind] for kind in self._kinds):
+            return False
+        if sum(self._run.wins.values()) < max(TERMS, MORE_TERMS) or time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        report = self._run.report()
+        found = attribute(report.spans, self._run.faults.read(), self._terms.ttl)
+        self._looked = time.monotonic()
+        return report.terms >= max(TERMS, MORE_TERMS) and felled_by_faults(found) >= FELLED
+
+
+def felled_by_faults(found: Attribution) -> int:
+    """Terms ended by kills, pauses and the like, and by bad links."""
+    return sum(tally.ended for kind, tally in found.kinds.items() if kind in OF_CANDIDATES or kind in OF_LINKS)
+
+
+def _count(report: Report, kind: Kind) -> int:
+    return sum(each.kind is kind for each in report.violations)
+
+
+def _usual(tally: Tally) -> float:
+    """The median of its recoveries, if there are enough in which nothing else went wrong."""
+    alone = [each.seconds for each in tally.recoveries if each.alone]
+    return median(alone) if len(alone) >= ENOUGH else 0.0
+
+
+def _patiently(left: Callable[[], Sequence[str]], seconds: float) -> Sequence[str]:
+    """What is left in the store, once there is nothing or the time is over: entries of the killed have their leases."""
+    end = time.monotonic() + seconds
+    while (found := left()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def _keep(folder: Path, cluster: Cluster[Any], backend: str) -> None:
+    """All that is on file, and what the servers have said."""
+    place = KEPT / backend
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder, place)
+    for member in cluster.members:
+        (place / f"{member.name}.log").write_text(member.last_words(100_000), encoding="utf-8")
+    print(f"journal, faults, schedule and the servers' logs: {place}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordkit.audit import Report
-from tests.chaos.run import LONGER, PROCESSES, Run, felled, seed
+from tests.chaos.run import ALLOWED, PROCESSES, Run, felled, seed
 
 TERMS = 200
 FELLED = 60  # terms ended by a kill or a pause
@@ -22,7 +22,7 @@ PATIENCE = 20.0  # s without a new leader: then it hangs
 
 @pytest.mark.chaos
 @pytest.mark.backend("sqlite")
-@pytest.mark.timeout(300 + LONGER)
+@pytest.mark.timeout(ALLOWED)
 def test_no_two_leaders_under_kills_and_pauses(tmp_path: Path) -> None:
     def enough(report: Report) -> bool:
         return report.terms >= TERMS and felled(report) >= FELLED
