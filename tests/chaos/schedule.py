@@ -105,7 +105,8 @@ class Step:
     """One fault. `whom`: a leader or a waiter; a side; "" for servers. `reach`: to which servers links are bad.
 
     `gap`: seconds after the step before. `settled`: not before each election has a leader again, and nothing else is
-    wrong, unless that takes too long. `pick`, `strength`: at least 0 and below 1; which of the victims that could be meant, and how bad it is.
+    wrong, unless that takes too long. `pick`, `strength`: at least 0 and below 1; which of the victims that could be
+    meant, and how bad it is.
     """
 
     kind: str
