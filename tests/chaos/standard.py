@@ -32,11 +32,9 @@ from tests.support.children import ROOT
 from tests.support.walls import Wall
 
 # Names that are each other's beginnings, or look alike once they are encoded, and plain ones.
-NAMES = ("a", "a/b", "ab", "b", "b/a", "c")
-SHARDS = tuple(f"shard/{number}" for number in range(18))
-ELECTIONS = NAMES + SHARDS
-# Everybody contends for the names, four for each shard, never all on one side.
-PLACES = {shard: [(number + more) % PROCESSES for more in (0, 2, 3, 5)] for number, shard in enumerate(SHARDS)}
+ELECTIONS = ("a", "a/b", "ab", "b", "b/a", "c", *(f"shard/{number}" for number in range(18)))
+# Four contend for each, never all on one side.
+PLACES = {name: [(number + more) % PROCESSES for more in (0, 2, 3, 5)] for number, name in enumerate(ELECTIONS)}
 TERMS = 300
 FELLED = 100  # terms ended by a kill, a pause or a cut
 PATIENCE = 60.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
