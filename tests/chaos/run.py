@@ -39,7 +39,7 @@ MORE_TERMS = int(os.environ.get("COORDKIT_CHAOS_TERMS") or 0)  # so many terms i
 # How long a run may take, for the timeout of its test: a term takes less than 0.5 s of a run.
 ALLOWED = 600 + LONGER + MORE_TERMS
 START = "import sys; from tests.chaos.candidates import lead_again_and_again; lead_again_and_again(*sys.argv[1:])"
-LOOK_SECONDS = 3.0  # s between two looks at the whole journal
+LOOK_SECONDS = 1.0  # s between two looks at the whole journal
 
 
 def seed() -> int:
@@ -149,7 +149,7 @@ class Run:
         while True:
             self.go_on()
             wins = sum(self.wins.values())
-            if wins > seen and self.seconds >= LONGER and time.monotonic() - looked > LOOK_SECONDS / 3:
+            if wins > seen and self.seconds >= LONGER and time.monotonic() - looked > LOOK_SECONDS:
                 seen, looked = wins, time.monotonic()
                 report = self.report()
                 if report.terms >= MORE_TERMS and enough(report):

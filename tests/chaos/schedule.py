@@ -141,7 +141,7 @@ def _step(kind: str, chance: random.Random, ttl: float) -> Step:
         reach,
         round(chance.uniform(shape.least, shape.most) * ttl, 3),
         round(chance.uniform(0.1, 0.8), 3),
-        chance.random() < 0.5,
+        chance.random() < 0.4,
         round(chance.random(), 6),
         round(chance.random(), 6),
     )

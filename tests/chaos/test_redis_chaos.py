@@ -24,7 +24,7 @@ TERMS = Terms(
     "redis",
     TTL,
     VOTER_KINDS,
-    takeover=1.1 * TTL,  # a record is watched for its ttl and a margin
+    takeover=TTL * 1.02 + 0.5,  # a record is watched for its ttl and a margin, and then one ballot or another is lost
     recovers=1.1 * TTL,  # a voter that was started again, or forgot, counts for nobody for a ttl
     apart=1.1 * TTL,  # so more than two of them at once are not what five voters can bear
     touched_by_few=False,
