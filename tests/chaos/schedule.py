@@ -96,6 +96,7 @@ MEMBER_KINDS = (SERVER_KILLED, SERVER_PAUSED, SERVER_RESTARTED, SERVER_CUT_OFF, 
 VOTER_KINDS = (SERVER_KILLED, SERVER_PAUSED, SERVER_RESTARTED, FORGOT, WENT_BACK, ROLLED, MAJORITY)
 
 LEADER, WAITER = "leader", "waiter"
+OF_WAITERS = (KILLED, PAUSED, PAUSED_BRIEFLY, STEPPED, STROBED)  # what may befall one who does not lead as well
 SIDES = ("left", "right", "alone")
 ALL, MOST, FEW = "all servers", "most servers", "few servers"
 
@@ -131,7 +132,7 @@ def _step(kind: str, chance: random.Random, ttl: float) -> Step:
     shape = SHAPES[kind]
     whom = reach = ""
     if kind in OF_CANDIDATES:
-        whom = LEADER if chance.random() < 0.85 else WAITER
+        whom = WAITER if kind in OF_WAITERS and chance.random() < 0.2 else LEADER
     elif kind in OF_LINKS:
         (whom,) = chance.choices(SIDES, [4, 4, 2])
         (reach,) = chance.choices([ALL, MOST, FEW], [6, 2, 2])

@@ -188,7 +188,8 @@ class _Enough:
         found = attribute(report.spans, self._run.faults.read(), self._terms.ttl)
         ended = time.monotonic()
         self._next_look = ended + max(LOOK_SECONDS, 10 * (ended - began))
-        return report.terms >= max(TERMS, MORE_TERMS) and felled(found) >= FELLED
+        seen = all(kind in found.kinds for kind in self._kinds)  # and over: a pause in a write waits for a write
+        return seen and report.terms >= max(TERMS, MORE_TERMS) and felled(found) >= FELLED
 
 
 def _usual(tally: Tally) -> float:
