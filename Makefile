@@ -20,6 +20,7 @@ PYTEST_ARGS ?=
 WORKERS ?= -n 2
 SIMULATE_SECONDS ?= 300
 CHAOS_SECONDS ?= 600
+CHAOS_TERMS ?= 5000
 
 # A run of a part of the tests cannot fill the table.
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
@@ -131,8 +132,8 @@ expected: $(READY)  ## write the table of expected tests anew, to be committed
 simulate: $(READY)  ## random schedules on virtual time, for SIMULATE_SECONDS; seeds that fail are named
 	$(PYTHON) -m tests.simulation --seconds $(SIMULATE_SECONDS)
 
-chaos: $(READY)  ## many processes under kills, pauses and broken members, each backend for CHAOS_SECONDS
-	COORDKIT_CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTHON) -m pytest -n 0 -s $(PYTEST_ARGS) tests/chaos
+chaos: $(READY)  ## many processes under all kinds of faults, each backend for CHAOS_SECONDS and CHAOS_TERMS
+	COORDKIT_CHAOS_SECONDS=$(CHAOS_SECONDS) COORDKIT_CHAOS_TERMS=$(CHAOS_TERMS) $(PYTHON) -m pytest -n 0 -s $(PYTEST_ARGS) tests/chaos
 
 bench: $(READY)  ## measure acquire, release, handover and many elections, and the price of a fence
 	$(PYTHON) -m tests.bench

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from coordkit.clock import Clock
@@ -23,7 +23,7 @@ class End:
 
     state: TermState  # LOST or RESIGNED
     reason: LossReason | None
-    at: Instant
+    at: Instant  # from here on no check passed, in whatever thread
 
 
 class Tenure:
@@ -72,7 +72,7 @@ class Tenure:
         """How it ended, or None. Looks at the clock: a term over its deadline is ended by being looked at."""
         end = self._end.get("end")
         if end is not None:
-            return end
+            return self._timed(end)
         now = self.clock.now()
         if self.promise.remaining(now) > 0:
             return None
@@ -83,7 +83,18 @@ class Tenure:
         now = at or self.clock.now()
         if self.promise.remaining(now) <= 0:
             state, reason = TermState.LOST, LossReason.EXPIRED
-        return self._end.setdefault("end", End(state, reason, now))
+        return self._timed(self._end.setdefault("end", End(state, reason, now)))
+
+    def _timed(self, end: End) -> End:
+        """The end with a reading taken after it was set: until then a check in another thread could pass."""
+        timed = self._end.get("timed")
+        if timed is not None:
+            return timed
+        if end.reason is not LossReason.EXPIRED:  # there, no clock let a check pass after that reading
+            after = self.clock.now()
+            deadline = self.promise.sent.boot + self.promise.span
+            end = replace(end, at=after._replace(boot=max(end.at.boot, min(after.boot, deadline))))
+        return self._end.setdefault("timed", end)
 
     def extend(self, promise: Promise, record: Callable[[Instant], object] = lambda at: None) -> bool:
         """Engine only: replace the promise; False if the term was over before the answer came. Never revives.

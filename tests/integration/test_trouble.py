@@ -21,6 +21,7 @@ from tests.expected import PLATFORM
 from tests.integration import trouble_scenes as scenes
 from tests.support import witness
 from tests.support.children import Child, stopped, took
+from tests.support.walls import Wall
 
 pytestmark = [pytest.mark.backend("sqlite"), pytest.mark.timeout(100)]
 
@@ -90,26 +91,6 @@ def test_a_leader_paused_beyond_its_ttl_knows_it_at_the_first_check(scene: Calla
 
 
 # -- the wall clock ------------------------------------------------------------------------------------------------
-
-
-class Wall:
-    """The wall clock of one process: moved by a file, while its other clocks stay."""
-
-    def __init__(self, library: Path, folder: Path, name: str) -> None:
-        self._file = folder / f"time-of-{name}"
-        self.env = {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        self.step(0)
-
-    def step(self, seconds: float) -> None:
-        """Be so far from the true time, at once."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+.0f}s\n", encoding="ascii")
-        new.replace(self._file)
 
 
 def clocks(process: Child) -> tuple[float, list[float]]:

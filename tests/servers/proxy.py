@@ -8,6 +8,7 @@ connections are served by one loop in one thread; only that thread touches them.
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import struct
 import threading
@@ -43,6 +44,11 @@ class Faults:
     cut: bool = False
     refused: bool = False
     delay: float = 0.0
+    jitter: float = 0.0  # s at most, beside the delay
+    stall: tuple[float, float] = (0.0, 0.0)  # how probable for a piece, and for how many seconds
+    rate: float = 0.0  # bytes per second; 0: as many as come
+    requests_held: bool = False
+    doubled: bool = False
     replies: Replies = Replies.PASS
     blocked: frozenset[str] = frozenset()
 
@@ -50,7 +56,7 @@ class Faults:
         """Whether this direction of a connection stands still. Who could not be identified counts as blocked."""
         if self.cut or (self.blocked and (source is None or source in self.blocked)):
             return True
-        return is_reply and self.replies is Replies.HELD
+        return self.replies is Replies.HELD if is_reply else self.requests_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Proxy:
         self._changed = asyncio.Event()
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._ever = 0
+        self._chance = random.Random(self.port)
         self._triggered = threading.Event()
         self._loop = asyncio.new_event_loop()
         # Not a task in sock_accept(): cancelled, it may lose what it has just accepted.
@@ -117,6 +124,33 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Whatever arrives from now on passes so much later: a round trip takes twice as long."""
         self._change(delay=seconds)
+
+    def jitter(self, seconds: float) -> None:
+        """Whatever arrives passes later, each piece by another time up to this; in order, as TCP has it."""
+        self._change(jitter=seconds)
+
+    def stall(self, chance: float, seconds: float) -> None:
+        """So probably is a piece so late, and what comes after it waits: what a lost packet does to TCP."""
+        self._change(stall=(chance, seconds))
+
+    def narrow(self, rate: float) -> None:
+        """No more than so many bytes pass per second, each way of each connection."""
+        self._change(rate=rate)
+
+    def half_open(self) -> None:
+        """The server loses all connections of now, their clients are not told; new ones are as always.
+
+        `heal` resets them.
+        """
+        self._call(self._half_open())
+
+    def hold_requests(self) -> None:
+        """Replies pass, requests do not; nor is a connection made."""
+        self._change(requests_held=True)
+
+    def double_replies(self) -> None:
+        """Each piece of what the server says passes twice."""
+        self._change(doubled=True)
 
     def hold_replies(self, *, after: bytes | None = None) -> None:
         """Requests pass, replies do not; `after`: from the request on that has these bytes in it, itself included."""
@@ -214,16 +248,24 @@ class Proxy:
     async def _heal(self) -> None:
         self._trigger = None
         self._now(Faults())
+        await self._end_those({task: each for task, each in self._connections.items() if each.silent})
+
+    async def _half_open(self) -> None:
+        for connection in self._connections.values():
+            connection.fall_silent()
 
     async def _count(self) -> tuple[int, int]:
         return sum(not connection.dropped for connection in self._connections.values()), self._ever
 
     async def _reset(self) -> None:
-        for task, connection in self._connections.items():
+        await self._end_those(dict(self._connections))
+
+    async def _end_those(self, connections: Mapping[asyncio.Task[None], _Connection]) -> None:
+        for task, connection in connections.items():
             connection.reset()
             task.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
+        if connections:
+            await asyncio.wait(connections)
 
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
@@ -277,9 +319,14 @@ class Proxy:
         while self.drops_replies:
             await self._changed.wait()
 
-    def due(self) -> float:
-        """When what has arrived now may pass, on the loop's clock."""
-        return self._loop.time() + self._faults.delay
+    def due(self, size: int, before: float) -> float:
+        """When this many bytes, which have arrived now, may pass, on the loop's clock; `before`: when those before."""
+        faults = self._faults
+        probable, seconds = faults.stall
+        late = faults.delay + faults.jitter * self._chance.random()
+        late += seconds if self._chance.random() < probable else 0.0
+        due = self._loop.time() + late
+        return max(due, before) + size / faults.rate if faults.rate else due
 
     def lets_pass(self, data: bytes) -> bool:
         """A request, or part of one, is about to pass: whether it may."""
@@ -290,6 +337,10 @@ class Proxy:
                 return False
             self._now(replace(self._faults, replies=trigger.replies))
         return True
+
+    @property
+    def doubles_replies(self) -> bool:
+        return self._faults.doubled
 
     @property
     def drops_replies(self) -> bool:
@@ -305,6 +356,7 @@ class _Connection:
         self._source = source
         self._writers: list[asyncio.StreamWriter] = []
         self.dropped = False  # the client's side is reset, the server does not know it yet
+        self.silent = False  # the server's side is reset, the client does not know it yet
 
     async def serve(self) -> None:
         try:
@@ -325,6 +377,12 @@ class _Connection:
     def close(self) -> None:
         """`serve` is over, or was cancelled before it began."""
         self._client.close()
+
+    def fall_silent(self) -> None:
+        """The server sees a reset, the client nothing any more."""
+        self.silent = True
+        for writer in self._writers[1:]:
+            _abort(writer)
 
     def reset(self) -> None:
         """Both ends see a reset; what has not been passed on is lost."""
@@ -347,12 +405,14 @@ class _Connection:
     async def _take(self, reader: asyncio.StreamReader, chunks: Chunks) -> None:
         """Also an end, and a reset, waits its turn: no news passes a cut."""
         data: bytes | OSError = b"-"
+        due = 0.0
         while data and not isinstance(data, OSError):
             try:
                 data = await reader.read(CHUNK)
             except OSError as error:
                 data = error
-            await chunks.put((self._proxy.due(), data))
+            due = self._proxy.due(0 if isinstance(data, OSError) else len(data), due)
+            await chunks.put((due, data))
 
     async def _next(self, chunks: Chunks, *, is_reply: bool) -> bytes:
         """What is to pass next, when it may; empty at the end."""
@@ -361,9 +421,23 @@ class _Connection:
         if due > loop.time():
             await asyncio.sleep(due - loop.time())
         await self._proxy.clear_way(self._source, is_reply=is_reply)
+        await self._unless_silent()
         if isinstance(data, OSError):
             raise data
         return data
+
+    async def _unless_silent(self) -> None:
+        """Return if the client may be told of things; else it ends by a reset."""
+        while self.silent:
+            await asyncio.get_running_loop().create_future()
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        try:
+            await writer.drain()
+        except OSError:
+            await self._unless_silent()
+            raise
 
     async def _give_requests(self, chunks: Chunks, writer: asyncio.StreamWriter) -> None:
         before = b""  # what a trigger looks for may begin in the chunk before
@@ -371,8 +445,7 @@ class _Connection:
             if not self._proxy.lets_pass(before + data):
                 raise ConnectionResetError("a request was lost with its connection")
             before = data
-            writer.write(data)
-            await writer.drain()
+            await self._write(writer, data)
         if self.dropped:
             await self._drop()
         writer.write_eof()
@@ -397,8 +470,7 @@ class _Connection:
                 self.dropped = True
                 _abort(writer)
                 await self._drop()
-            writer.write(data)
-            await writer.drain()
+            await self._write(writer, data * 2 if self._proxy.doubles_replies else data)
         writer.write_eof()
 
     async def _drop(self) -> NoReturn:

@@ -127,8 +127,12 @@ def silent(client: socket.socket) -> bool:
 
 def asks(client: socket.socket, question: bytes) -> bytes:
     client.sendall(question)
+    return receives(client, len(question))
+
+
+def receives(client: socket.socket, size: int) -> bytes:
     answer = b""
-    while len(answer) < len(question) and (data := client.recv(1 << 16)):
+    while len(answer) < size and (data := client.recv(1 << 16)):
         answer += data
     return answer
 
@@ -273,6 +277,70 @@ def test_a_lost_request_resets_both_ends_and_is_not_done(proxy: Proxy, echo: Ech
     assert echo.ended("reset")
     assert asks(connect(), b"losing again") == b"losing again"  # once
     assert echo.hears(b"firstlosing again")
+
+
+def test_held_requests_wait_while_replies_pass(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    client = connect()
+    proxy.hold_replies()
+    client.sendall(b"before")
+    assert echo.hears(b"before")
+    proxy.hold_requests()
+    proxy.release_replies()
+    assert client.recv(100) == b"before"
+    client.sendall(b"during")
+    assert silent(client)
+    assert echo.heard == b"before"
+    proxy.heal()
+    assert client.recv(100) == b"during"
+
+
+def test_who_is_left_by_the_server_alone_is_not_told(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    client = connect()
+    assert asks(client, b"before") == b"before"
+    proxy.half_open()
+    assert echo.ended("reset")
+    client.sendall(b"lost")
+    assert silent(client)
+    assert asks(connect(), b"new") == b"new"
+    proxy.heal()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert echo.heard == b"beforenew"
+
+
+def test_replies_come_twice(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    client = connect()
+    proxy.double_replies()
+    client.sendall(b"one")
+    assert receives(client, 6) == b"oneone"
+    assert echo.heard == b"one"
+
+
+def test_what_comes_late_comes_in_order(proxy: Proxy, connect: Connect) -> None:
+    client = connect()
+    proxy.jitter(0.05)
+    for number in range(20):
+        client.sendall(b"%02d" % number)
+        time.sleep(0.001)  # a piece each
+    assert receives(client, 40) == b"".join(b"%02d" % number for number in range(20))
+
+
+def test_a_stall_holds_up_what_comes_after_it(proxy: Proxy, connect: Connect) -> None:
+    client = connect()
+    assert asks(client, b"before") == b"before"
+    proxy.stall(1.0, 0.05)
+    started = time.monotonic()
+    assert asks(client, b"during") == b"during"
+    assert time.monotonic() - started >= 0.1
+
+
+def test_a_narrow_link_takes_its_time(proxy: Proxy, connect: Connect) -> None:
+    client = connect()
+    assert asks(client, b"before") == b"before"
+    proxy.narrow(100_000)
+    started = time.monotonic()
+    assert asks(client, b"x" * 10_000) == b"x" * 10_000
+    assert time.monotonic() - started >= 0.1
 
 
 def test_a_server_that_is_down_resets_its_clients() -> None:

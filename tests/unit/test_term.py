@@ -101,10 +101,44 @@ def test_a_term_past_its_deadline_is_expired_whoever_ends_it(tenure: Tenure, clo
     assert tenure.state() == (TermState.LOST, LossReason.EXPIRED)
 
 
-def test_an_end_may_be_stamped_with_the_reading_that_showed_it(tenure: Tenure, clock: FakeClock) -> None:
+def test_an_expiry_is_stamped_with_the_reading_that_showed_it(tenure: Tenure, clock: FakeClock) -> None:
+    clock.advance(TTL)
     seen = clock.instant
-    clock.advance(TTL * 2)
-    assert tenure.end(TermState.RESIGNED, None, seen) == End(TermState.RESIGNED, None, seen)
+    clock.advance(TTL)
+    assert tenure.end(TermState.LOST, LossReason.EXPIRED, seen) == End(TermState.LOST, LossReason.EXPIRED, seen)
+
+
+def test_the_end_on_record_is_not_before_a_check_that_passed(tenure: Tenure, clock: FakeClock) -> None:
+    read = clock.now
+
+    def slow() -> Instant:  # whoever ends the term has read its clock, and then waits for the interpreter's lock
+        clock.now = read  # type: ignore[method-assign]
+        reading = read()
+        clock.advance(0.03)
+        checked.append(TermView(tenure).valid)
+        return reading
+
+    checked: list[bool] = []
+    clock.now = slow  # type: ignore[method-assign]
+    end = tenure.end(TermState.LOST, LossReason.CLOSED)
+    assert checked == [True]
+    assert end.at.boot == 1000.03
+    clock.advance(1.0)
+    assert tenure.ended() is end
+
+
+def test_an_end_before_the_deadline_is_not_told_as_one_after_it(tenure: Tenure, clock: FakeClock) -> None:
+    read = clock.now
+
+    def slow() -> Instant:
+        reading = read()
+        clock.advance(TTL)
+        return reading
+
+    clock.now = slow  # type: ignore[method-assign]
+    end = tenure.end(TermState.RESIGNED, None)
+    assert end.state is TermState.RESIGNED
+    assert end.at.boot == tenure.promise.sent.boot + tenure.promise.span
 
 
 @pytest.mark.parametrize("round_", range(20))
