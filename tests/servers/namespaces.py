@@ -11,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import random
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,17 +19,11 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers.local import Place
+from tests.servers.rights import PREFIX, NotAllowed, left_behind, located, root_with, run
 
-PREFIX = "coordkit"
-COMMAND_SECONDS = 10.0
-PROGRAMS = ("ip", "nft")
 HARNESS = 254  # the tests' own last number; the hosts count from 1
 NETWORKS = 200  # how many of 198.18.0.0/15, which is set aside for tests of networks, are tried
 LOCK = Path(tempfile.gettempdir(), f"{PREFIX}-namespaces.lock")
-
-
-class NotAllowed(Exception):
-    """This machine lets us make no network namespaces; the message says why."""
 
 
 class Network:
@@ -44,7 +36,7 @@ class Network:
         self._cuts: set[tuple[str, str]] = set()  # from whom, to whom
         self._run = f"{PREFIX}-{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}"
         self.places: dict[str, Place] = {}
-        _check_rights()
+        root_with("network namespaces", "ip", "nft", packages="iproute2 nftables")
         try:
             with open(LOCK, "w", encoding="ascii") as lock:  # others look for a free network at the same time
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,7 +108,7 @@ class Network:
             _ip_in(switch, f"link add port{number} type veth peer name eth0 netns {namespace}")
             _ip_in(switch, f"link set port{number} master bridge", f"link set port{number} up")
             _ip_in(namespace, "link set lo up", f"address add {host}/24 dev eth0", "link set eth0 up")
-            self.places[name] = Place(name, host, (_program("ip"), "netns", "exec", namespace))
+            self.places[name] = Place(name, host, (located("ip"), "netns", "exec", namespace))
         self._apply()
 
     def _apply(self) -> None:
@@ -132,67 +124,36 @@ class Network:
             )
 
     def _inside(self, name: str, program: str, *arguments: str, given: str = "") -> str:
-        return _run([*self.places[name].before, _program(program), *arguments], given)
-
-
-def _check_rights() -> None:
-    if os.geteuid() != 0:
-        raise NotAllowed("network namespaces need root")
-    missing = [name for name in PROGRAMS if not _found(name)]
-    if missing:
-        raise NotAllowed(f"missing: {', '.join(missing)}; this mends it: apt-get install -y iproute2 nftables")
-
-
-def _found(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def _program(name: str) -> str:
-    found = _found(name)
-    assert found is not None, name
-    return found
+        return run([*self.places[name].before, located(program), *arguments], given)
 
 
 def _ip(*lines: str) -> None:
-    _run([_program("ip"), "-batch", "-"], "\n".join(lines) + "\n")
+    run([located("ip"), "-batch", "-"], "\n".join(lines) + "\n")
 
 
 def _ip_in(namespace: str, *lines: str) -> None:
-    _run([_program("ip"), "-netns", namespace, "-batch", "-"], "\n".join(lines) + "\n")
-
-
-def _run(command: Sequence[str], given: str = "") -> str:
-    done = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, cwd="/"
-    )
-    if done.returncode != 0:
-        raise NotAllowed(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}\n{given}")
-    return done.stdout
+    run([located("ip"), "-netns", namespace, "-batch", "-"], "\n".join(lines) + "\n")
 
 
 def _existing() -> list[str]:
-    if not _found("ip"):
-        return []
-    return [line.split()[0] for line in _run([_program("ip"), "netns", "list"]).splitlines() if line.strip()]
+    return [line.split()[0] for line in run([located("ip"), "netns", "list"]).splitlines() if line.strip()]
 
 
 def _remove(name: str) -> None:
     with suppress(NotAllowed):  # somebody else has swept it
-        _run([_program("ip"), "netns", "delete", name])
+        run([located("ip"), "netns", "delete", name])
 
 
 def _sweep() -> None:
     """What a process has left that was killed."""
     for name in _existing():
-        prefix, _, rest = name.partition("-")
-        pid = rest.partition("-")[0]
-        if prefix == PREFIX and pid.isdecimal() and not Path("/proc", pid).exists():
+        if left_behind(name):
             _remove(name)
 
 
 def _free_network() -> str:
     """The first three numbers of a network that no interface of this machine has."""
-    taken = _run([_program("ip"), "-o", "-4", "address"])
+    taken = run([located("ip"), "-o", "-4", "address"])
     for number in range(1, NETWORKS):
         if f" 198.18.{number}." not in taken:
             return f"198.18.{number}"
