@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.contest import Candidate, Contest, measured, nothing_left, now, spans_of, stays_quiet
 from tests.servers.cluster import Cluster
 from tests.servers.local import Place
 from tests.servers.namespaces import Network
 from tests.servers.rights import NotAllowed
+from tests.support.contest import Candidate, Contest, measured, nothing_left, now, spans_of, stays_quiet
 from tests.support.rights import lacking
 
 TTL = 3.0

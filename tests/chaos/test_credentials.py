@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from kazoo.security import ACL, Id, Permissions
 
-from tests.chaos.contest import ELECTION, Contest, measured, nothing_left, now, spans_of, stays_quiet
 from tests.servers.etcd import ROOT_PASSWORD, EtcdCluster
 from tests.servers.redis import Redis
 from tests.servers.zookeeper import ZooKeeper
+from tests.support.contest import ELECTION, Contest, measured, nothing_left, now, spans_of, stays_quiet
 from tests.support.failing import MARK
 from tests.support.voting import held_by, mark_new
 from tests.support.zookeeper_hand import digest_of, hand

@@ -21,7 +21,6 @@ import redis
 
 from coordkit.audit import Kind, judge, parse
 from coordkit.testing.contract import eventually
-from tests.chaos.contest import ELECTION, Candidate, Contest, nothing_left, now, stays_quiet
 from tests.servers.cluster import Cluster
 from tests.servers.disks import Disk
 from tests.servers.etcd import CtlFailed, EtcdCluster
@@ -31,6 +30,7 @@ from tests.servers.rights import NotAllowed
 from tests.servers.zookeeper import ZooKeeperCluster
 from tests.servers.zookeeper_wire import NoSession, Wire
 from tests.support.children import stopped
+from tests.support.contest import ELECTION, Candidate, Contest, nothing_left, now, stays_quiet
 from tests.support.rights import lacking
 from tests.support.voting import held_by, mark_new
 

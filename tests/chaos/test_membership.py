@@ -6,21 +6,27 @@ The rule: a term goes on or ends by its own clock; how often it goes on is count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kazoo.exceptions import (
+    ConnectionLoss,
+    NewConfigNoQuorumError,
+    ReconfigInProcessError,
+    SessionExpiredError,
+)
 
 from coordkit.audit import Fate
 from coordkit.testing.contract import eventually
 from tests.chaos import partitions
-from tests.chaos.contest import ELECTION, Contest, nothing_left
 from tests.servers.cluster import Cluster
 from tests.servers.etcd import Etcd
 from tests.servers.ports import address
 from tests.servers.redis import Redis
 from tests.servers.zookeeper import ZooKeeper, ZooKeeperCluster
+from tests.support.contest import ELECTION, Contest, nothing_left
 from tests.support.voting import held_by, mark_new
 from tests.support.zookeeper_hand import hand
 
@@ -110,19 +116,40 @@ def test_zookeeper_whose_members_leave_and_join(tmp_path: Path) -> None:
         ZooKeeperCluster(tmp_path / "zookeeper", places=places, lines=lines) as zookeeper,
         led_throughout(zookeeper, tmp_path, zookeeper.url(), lambda: contenders(zookeeper)) as changes,
     ):
-        for member in (zookeeper.followers()[0], zookeeper.leader()):
+        for member in (*zookeeper.followers(), zookeeper.leader()):
             number = member.name.removeprefix("zookeeper")
-            with hand(zookeeper, super_user=True) as operator:
-                listed, _ = operator.get("/zookeeper/config")
-                (line,) = (each for each in listed.decode().splitlines() if each.startswith(f"server.{number}="))
-                operator.reconfig(joining=None, leaving=number, new_members=None)
+            line = listed(zookeeper, number)
+            reconfigure(zookeeper, number, leaving=number)
             changes.append(f"{member.name} has left")
-            remaining = [each for each in zookeeper.members if each != member]
-            zookeeper.ready(among=remaining)
-            with hand(zookeeper, super_user=True) as operator:
-                operator.reconfig(joining=line, leaving=None, new_members=None)
+            zookeeper.ready(among=[each for each in zookeeper.members if each != member])
+            joining = f"{line};{address(member.host, member.port)}"
+            reconfigure(zookeeper, number, joining=joining)
             zookeeper.ready()
-            changes.append(f"{member.name} has joined: {line} at {address(member.host, member.port)}")
+            changes.append(f"{member.name} has joined: {joining}")
+
+
+def listed(zookeeper: ZooKeeper[Any], number: str) -> str:
+    """What the servers have agreed on for this one; nothing: it is none of them."""
+    with hand(zookeeper, super_user=True) as operator:
+        agreed, _ = operator.get("/zookeeper/config")
+    found = [line for line in agreed.decode().splitlines() if line.startswith(f"server.{number}=")]
+    return found[0] if found else ""
+
+
+def reconfigure(
+    zookeeper: ZooKeeper[Any], number: str, *, leaving: str | None = None, joining: str | None = None
+) -> None:
+    """Who leaves hangs up, perhaps on this very question; so what has come of it is asked."""
+
+    def done() -> bool:
+        with suppress(ConnectionLoss, SessionExpiredError, ReconfigInProcessError, NewConfigNoQuorumError):
+            if bool(listed(zookeeper, number)) is (joining is not None):
+                return True
+            with hand(zookeeper, super_user=True) as operator:
+                operator.reconfig(joining=joining, leaving=leaving, new_members=None)
+        return False
+
+    eventually(done, "the servers have another list", 20.0)
 
 
 # -- Redis -------------------------------------------------------------------------------------------------------

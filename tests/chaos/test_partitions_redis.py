@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import partitions
-from tests.chaos.contest import ELECTION, stays_quiet
 from tests.chaos.partitions import TTL, Field
 from tests.servers.redis import RedisVoters
+from tests.support.contest import ELECTION, stays_quiet
 from tests.support.voting import held_by, mark_new
 
 pytestmark = [

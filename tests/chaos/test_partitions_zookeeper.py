@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import partitions
-from tests.chaos.contest import ELECTION
 from tests.chaos.partitions import TTL, Field
 from tests.servers.zookeeper import ZooKeeperCluster
+from tests.support.contest import ELECTION
 
 pytestmark = [
     pytest.mark.chaos,

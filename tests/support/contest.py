@@ -16,9 +16,9 @@ from coordkit import LeaderElector
 from coordkit.audit import Fate, Report, Span, judge, parse
 from coordkit.clock import host_boottime
 from coordkit.testing.contract import eventually
-from tests.chaos.writers import lead_and_write
 from tests.support import writes
 from tests.support.children import PATIENCE, Child
+from tests.support.contest_scenes import lead_and_write
 
 ELECTION = "x"
 
