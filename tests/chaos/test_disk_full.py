@@ -81,7 +81,7 @@ def some_full_then_all(
     reason = leader.lost()
     lost = now()
     assert reason == "expired"
-    stays_quiet(2 * TTL, leader, other)
+    stays_quiet(1.5 * TTL, leader, other)
     for member in cluster.members:
         full[member.name].make_room()
         member.stop()
@@ -213,7 +213,7 @@ def test_sqlite(tmp_path: Path) -> None:
         filled = now()
         assert leader.lost() == "expired"
         print(f"lost {now() - filled:.2f} s after the disk was full")
-        stays_quiet(2 * TTL, leader, other)
+        stays_quiet(1.5 * TTL, leader, other)
         print(leader.told, other.told, leader.child.errors)
         full.make_room()
         room = now()

@@ -98,8 +98,7 @@ def test_etcd_whose_members_leave_and_join_under_new_ids(etcd: Etcd[Any], tmp_pa
 @pytest.mark.backend("zookeeper")
 def test_zookeeper_whose_members_are_restarted_one_by_one(zookeeper: ZooKeeper[Any], tmp_path: Path) -> None:
     with led_throughout(zookeeper, tmp_path, zookeeper.url(), lambda: contenders(zookeeper)) as changes:
-        for _ in range(2):
-            restarted(zookeeper, changes)
+        restarted(zookeeper, changes)
 
 
 def contenders(zookeeper: ZooKeeper[Any]) -> list[object]:
@@ -161,7 +160,7 @@ def test_redis_whose_voters_are_restarted_one_by_one(redis: Redis[Any], tmp_path
     url = redis.url(max_ttl=f"{QUARANTINE:g}")
     mark_new(redis, url)
     with led_throughout(redis, tmp_path, url, lambda: held_by(redis, ELECTION), QUARANTINE) as changes:
-        for member in redis.members:
+        for member in redis.members[:3]:  # a majority by then
 
             def record(voter: Any = member) -> object:
                 return redis.hand(voter).hget("coordkit", f"e:{ELECTION}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import partitions
-from tests.chaos.partitions import TTL, Field
+from tests.chaos.partitions import TTL, Cut, Field
 from tests.servers.etcd import EtcdCluster
 
 pytestmark = [
@@ -44,9 +44,13 @@ def test_nobody_leads_twice_where_one_direction_is_lost(field: Field, tmp_path: 
     partitions.one_way_to_the_leader(field, tmp_path, lost)
 
 
-@pytest.mark.parametrize("only_it", [True, False], ids=["asked alone", "with others"])
-def test_a_leader_of_etcd_without_followers_renews_nothing(field: Field, tmp_path: Path, only_it: bool) -> None:
-    partitions.the_stores_leader_alone(field, tmp_path, only_it=only_it)
+def test_a_leader_of_etcd_without_followers_renews_nothing(field: Field, tmp_path: Path) -> None:
+    partitions.the_stores_leader_alone(field, tmp_path, Cut.ALL, only_it=True)
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_term_goes_on_by_others_or_ends_where_etcd_loses_its_leader(field: Field, tmp_path: Path, cut: Cut) -> None:
+    partitions.the_stores_leader_alone(field, tmp_path, cut, only_it=False)
 
 
 def test_without_a_majority_nobody_leads_until_the_network_is_healed(field: Field, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.support.voting import held_by, mark_new
 pytestmark = pytest.mark.timeout(120)
 
 TTL = 6.0  # s: time for an election among the servers, and for a renewal after it
-LASTS = 4.0
+LASTS = 3.0
 
 
 @contextmanager
