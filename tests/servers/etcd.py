@@ -23,7 +23,7 @@ from tests.servers.certificates import Certificates
 from tests.servers.cluster import POLL_SECONDS, Cluster, M, View
 from tests.servers.fetch import program
 from tests.servers.links import Links
-from tests.servers.local import LocalMember
+from tests.servers.local import LocalMember, Place, settle
 from tests.servers.ports import Port, address
 from tests.servers.processes import Command
 
@@ -240,7 +240,8 @@ class EtcdCluster(Etcd[LocalMember]):
     """Local processes, with all they write under `folder`. Members are named to each other by proxies.
 
     `release`: whose programs they are, of those in the catalogue; empty: the machine's.
-    `heartbeat` and `election` are etcd's own timings, in seconds. `flags` are added to every member's.
+    `heartbeat` and `election` are etcd's own timings, in seconds. `flags` are added to every member's. `places`: a host
+    for each member; without them all run on this one.
     """
 
     def __init__(
@@ -254,14 +255,17 @@ class EtcdCluster(Etcd[LocalMember]):
         election: float = 1.0,
         flags: Sequence[str] = (),
         release: str = "",
+        places: Sequence[Place] = (),
     ) -> None:
         server = program("etcd", release)
-        host = "::1" if ipv6 else "127.0.0.1"
         names = [f"etcd{number}" for number in range(1, size + 1)]
-        clients, peers = ([Port(host) for _ in names] for _ in range(2))
+        hosts = [place.host for place in places] or ["::1" if ipv6 else "127.0.0.1"] * size
+        clients, peers = ([Port(host) for host in hosts] for _ in range(2))
         self._ports = [*clients, *peers]
-        self._links = Links()
-        proxies = [self._links.before(name, host, peer.number) for name, peer in zip(names, peers, strict=True)]
+        self._links = Links(direct=bool(places))
+        proxies = [
+            self._links.before(name, host, peer.number) for name, host, peer in zip(names, hosts, peers, strict=True)
+        ]
         self._peer_urls = {
             name: f"http://{address(proxy.host, proxy.port)}" for name, proxy in zip(names, proxies, strict=True)
         }
@@ -280,7 +284,7 @@ class EtcdCluster(Etcd[LocalMember]):
                 "--client-cert-auth",
             ]
         members = []
-        for name, client, peer in zip(names, clients, peers, strict=True):
+        for name, host, client, peer in zip(names, hosts, clients, peers, strict=True):
             client_url = f"{'https' if tls else 'http'}://{address(host, client.number)}"
             own = [
                 f"--name={name}",
@@ -292,6 +296,7 @@ class EtcdCluster(Etcd[LocalMember]):
             ]
             command = Command.of(server, *own, *common, *flags)
             members.append(LocalMember(name, host, client, folder / name, command, self._links))
+        settle(members, places)
         super().__init__(members, tls=tls)
         self._release = release
 

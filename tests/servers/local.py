@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.links import Links
 from tests.servers.ports import Port
 from tests.servers.processes import Command, ServerProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host of the tests: its address, and what stands before a command that is to run there."""
+
+    name: str
+    host: str
+    before: tuple[str, ...]
 
 
 class LocalMember(ServerProcess):
@@ -42,3 +53,10 @@ class LocalMember(ServerProcess):
     def rejoin(self) -> None:
         """The end of `cut_off`."""
         self._links.rejoin(self.name)
+
+
+def settle(members: Sequence[LocalMember], places: Sequence[Place]) -> None:
+    """Each member is to run on its host; without any all run on this one."""
+    if places:
+        for member, place in zip(members, places, strict=True):
+            member.command = member.command.after(place.before)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
 
@@ -55,6 +55,10 @@ class Command:
         """A program that was found, with more arguments and variables."""
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return cls((*found.before, str(found.path), *arguments), inherited | dict(found.environment) | environment)
+
+    def after(self, before: Sequence[str]) -> Self:
+        """The same, started by another program, of which these are the first arguments."""
+        return replace(self, arguments=(*before, *self.arguments))
 
 
 def spawn(

@@ -25,7 +25,7 @@ from tests.servers.certificates import Certificates
 from tests.servers.cluster import POLL_SECONDS, Cluster, Member, NotReady, View
 from tests.servers.fetch import program
 from tests.servers.links import Links
-from tests.servers.local import LocalMember
+from tests.servers.local import LocalMember, Place, settle
 from tests.servers.ports import Port, address
 from tests.servers.processes import Command
 
@@ -387,6 +387,7 @@ class RedisVoters(Redis[LocalVoter]):
 
     `unix`: by unix sockets alone. `server`, `release`: the program, redis-server or valkey-server, and whose it is, of
     those in the catalogue; empty: the machine's. `flags` are added to every server's, such as `--maxclients`, `9`.
+    `places`: a host for each; without them all run on this one.
     """
 
     def __init__(
@@ -400,15 +401,16 @@ class RedisVoters(Redis[LocalVoter]):
         server: str = "redis-server",
         release: str = "",
         flags: Sequence[str] = (),
+        places: Sequence[Place] = (),
     ) -> None:
         found = program(server, release)
-        host = "::1" if ipv6 else "127.0.0.1"
-        self._links = Links()
-        self._ports = [Port(host) for _ in range(size)]
+        hosts = [place.host for place in places] or ["::1" if ipv6 else "127.0.0.1"] * size
+        self._links = Links(direct=bool(places))
+        self._ports = [Port(host) for host in hosts]
         # A socket's path has room for a hundred bytes.
         self._sockets = tempfile.TemporaryDirectory(prefix="redis-") if unix else None
         members = []
-        for number, port in enumerate(self._ports, start=1):
+        for number, (host, port) in enumerate(zip(hosts, self._ports, strict=True), start=1):
             name = f"redis{number}"
             own = ["--dir", str(folder / name / "data"), "--bind", host]
             socket = f"{self._sockets.name}/{number}" if self._sockets else ""
@@ -422,6 +424,7 @@ class RedisVoters(Redis[LocalVoter]):
             member = LocalVoter(name, host, port, folder / name, command, self._links)
             member.unix_socket = socket
             members.append(member)
+        settle(members, places)
         super().__init__(members, tls=tls)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from tests.servers.certificates import Certificates
 from tests.servers.cluster import POLL_SECONDS, Cluster, M, NotReady, View
 from tests.servers.fetch import jars
 from tests.servers.links import Links
-from tests.servers.local import LocalMember
+from tests.servers.local import LocalMember, Place, settle
 from tests.servers.ports import Port, address
 from tests.servers.zookeeper_peers import Greeting
 from tests.servers.zookeeper_wire import NO_NODE, NODE_EXISTS, NOT_EMPTY, Node, NoSession, Refused, Wire
@@ -311,7 +311,8 @@ class ZooKeeperCluster(ZooKeeper[LocalMember]):
     join. `min_session`, `max_session`: the bounds of what a client may ask for; two ticks and a minute if not told.
     `users`: by name, the passwords of those who may log in by SASL; `sasl_required`: nobody else is let in, and the
     harness is the first of them. `lines` are added to every member's zoo.cfg, `flags` to those of its Java. `release`:
-    whose servers they are, of those in the catalogue; empty: the machine's.
+    whose servers they are, of those in the catalogue; empty: the machine's. `places`: a host for each member; without
+    them all run on this one.
     """
 
     def __init__(
@@ -331,13 +332,14 @@ class ZooKeeperCluster(ZooKeeper[LocalMember]):
         lines: Sequence[str] = (),
         flags: Sequence[str] = (),
         release: str = "",
+        places: Sequence[Place] = (),
     ) -> None:
         class_path = jars(ROWS[release])
-        host = "::1" if ipv6 else "127.0.0.1"
         numbered = {number: f"zookeeper{number}" for number in range(1, size + 1)}
-        clients = [Port(host) for _ in numbered]
-        self._links = Links()
-        peers = _Peers(numbered, host, self._links)
+        hosts = [place.host for place in places] or ["::1" if ipv6 else "127.0.0.1"] * size
+        clients = [Port(host) for host in hosts]
+        self._links = Links(direct=bool(places))
+        peers = _Peers(numbered, hosts, self._links)
         self._ports = [*clients, *peers.ports]
         folder.mkdir(parents=True, exist_ok=True)
         common = [
@@ -363,7 +365,7 @@ class ZooKeeperCluster(ZooKeeper[LocalMember]):
             if sasl_required:
                 common.append("sessionRequireClientSASLAuth=true")
         members = []
-        for (number, name), client in zip(numbered.items(), clients, strict=True):
+        for (number, name), host, client in zip(numbered.items(), hosts, clients, strict=True):
             place = folder / name
             own = [
                 f"dataDir={place / 'data'}",
@@ -376,6 +378,7 @@ class ZooKeeperCluster(ZooKeeper[LocalMember]):
             member.number = number
             (place / "zoo.cfg").write_text("\n".join([*common, *own, *lines, ""]), encoding="utf-8")
             members.append(member)
+        settle(members, places)
         super().__init__(members, tls=tls, login=next(iter(users.items())) if users and sasl_required else None)
 
     def replace(self, member: LocalMember) -> None:
@@ -394,14 +397,16 @@ class ZooKeeperCluster(ZooKeeper[LocalMember]):
 class _Peers:
     """The two ports of each member for the others: for what a leader has to say, and for elections."""
 
-    def __init__(self, numbered: Mapping[int, str], host: str, links: Links) -> None:
-        self._host = host
+    def __init__(self, numbered: Mapping[int, str], hosts: Sequence[str], links: Links) -> None:
+        self._hosts = {
+            number: f"[{host}]" if ":" in host else host for number, host in zip(numbered, hosts, strict=True)
+        }
         self._own: dict[int, tuple[int, int]] = {}
         self._proxies: dict[int, tuple[int, int]] = {}
         self.ports: list[Port] = []
         led_around: dict[int, int] = {}
         greeting = Greeting(led_around)
-        for number, name in numbered.items():
+        for (number, name), host in zip(numbered.items(), hosts, strict=True):
             quorum, election = Port(host), Port(host)
             # Whoever is elected listens a moment later; its followers come again when they are refused.
             to_quorum = links.before(name, host, quorum.number, patience=COMING_SECONDS)
@@ -413,9 +418,10 @@ class _Peers:
 
     def lines_for(self, member: int) -> list[str]:
         """A member is told its own ports, where it listens, and the proxies of the others."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
         ports = self._proxies | {member: self._own[member]}
-        return [f"server.{number}={host}:{quorum}:{election}" for number, (quorum, election) in ports.items()]
+        return [
+            f"server.{number}={self._hosts[number]}:{quorum}:{election}" for number, (quorum, election) in ports.items()
+        ]
 
 
 def _tls_lines(folder: Path, tls: Certificates) -> list[str]:

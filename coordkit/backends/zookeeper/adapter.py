@@ -367,11 +367,13 @@ class ZooKeeperCandidacy:
         if beat is None:
             told = self._reported
             if promise is None or told is None or promise.sent.boot <= told.sent.boot or self.suspect:
-                return Unknown()
+                return Unknown(OutcomeUnknown("nothing new was committed", backend="zookeeper", operation="renew"))
         elif path in beat.missing:
             return Lost("its node is gone")
-        elif path in beat.refused or path not in beat.asked or promise is None:
-            return Unknown()
+        elif path in beat.refused:
+            return Unknown(Rejected("no permission to read its own node", backend="zookeeper", operation="renew"))
+        elif path not in beat.asked or promise is None:
+            return Unknown(OutcomeUnknown("no answer yet that counts", backend="zookeeper", operation="renew"))
         else:
             self.suspect = False
         self._reported = promise
