@@ -3,6 +3,7 @@
     servers.library("libfaketime.so.1")     the path of a shared library
     servers.program("etcd")                 a path, and the environment that it needs
     servers.jars("zookeeper")               the jars of a class path
+    servers.python_packages("pottery")      a folder for the path of Python
     servers.program("etcd", NEWER)          the same of a later release than the machine's, beside it
     python -m tests.servers [NAME …]        provide everything, or these rows of the catalogue
     etcd.EtcdCluster(folder)                three members as processes; compose.ComposeEtcd: as containers
@@ -19,6 +20,6 @@ unpacked. Where that is impossible, `Missing` names the one command that mends i
 """
 
 from tests.servers.catalogue import CATALOGUE, Need
-from tests.servers.fetch import Missing, Program, jars, library, program, provide
+from tests.servers.fetch import Missing, Program, jars, library, program, provide, python_packages
 
-__all__ = ["CATALOGUE", "Missing", "Need", "Program", "jars", "library", "program", "provide"]
+__all__ = ["CATALOGUE", "Missing", "Need", "Program", "jars", "library", "program", "provide", "python_packages"]

