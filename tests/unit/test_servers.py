@@ -188,7 +188,7 @@ def test_packages_of_python_come_into_a_folder_of_their_own(apt: Apt, tmp_path: 
 
 def test_where_they_cannot_be_had_the_command_is_named(apt: Apt) -> None:
     apt.fails_at = "pip"
-    with pytest.raises(Missing, match="peer: .* failed; this mends it: make servers, where pip reaches"):
+    with pytest.raises(Missing, match=r"peer: .* failed; this mends it: make servers, where pip reaches"):
         fetch.python_packages("peer")
 
 
