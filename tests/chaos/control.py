@@ -39,7 +39,8 @@ PLAIN = "plain"
 ELECTIONS = ("plain/a", "plain/b", "careful/a", "careful/b")
 PROCESSES = 4  # of the peer, and as many of coordkit
 LEAST, MOST = 15.0, 50.0  # s of a short run: it ends once a fault was seen
-FELLS = 0.5  # which part of the leaders is killed or paused
+TERMS = 10  # and coordkit has led so often
+KILLED, PAUSED, WAITERS = 0.15, 0.5, 0.1  # which part of the leaders, and of those who wait, suffers that
 STAYS = 0.15
 START = "import sys; from tests.chaos.control_candidates import contend; contend(*sys.argv[1:])"
 REPORTS = ROOT / ".cache" / "reports" / "chaos"
@@ -96,7 +97,9 @@ class Contenders(Run):
         self, folder: Path, who: str, urls: Sequence[str], *, ttl: float, seed: int, env: Mapping[str, str]
     ) -> None:
         folder.mkdir()
-        super().__init__(folder, urls[0], ELECTIONS, ttl=ttl, seed=seed, fells=FELLS, stays=STAYS, patience=60.0)
+        super().__init__(
+            folder, urls[0], ELECTIONS, ttl=ttl, seed=seed, fells=KILLED + PAUSED, stays=STAYS, patience=60.0
+        )
         self.who = who
         self.gone: dict[int, float] = {}  # by pid: from when on a process that has been killed did nothing
         self.by_themselves: list[int] = []  # exit codes
@@ -170,6 +173,18 @@ class Contenders(Run):
             env={**os.environ, **self._env, "COORDKIT_JOURNAL": str(self._journal)},
         )
         self._processes[process.pid] = process
+
+    def _plan(self, leader: int) -> None:
+        """More pauses than kills: the dead do not go on."""
+        fate, delay = self.chance.random(), self.chance.uniform(0.0, 0.1)
+        if fate < KILLED:
+            self._later(delay, lambda: self._kill(leader))
+        elif fate < KILLED + PAUSED:
+            self._later(delay, lambda: self._pause(leader))
+        waiting = sorted(self._processes.keys() - {leader})
+        if self.chance.random() < WAITERS and waiting:
+            victim, fault = self.chance.choice(waiting), self.chance.choice([self._kill, self._pause])
+            self._later(self.chance.uniform(0.0, 0.5), lambda: fault(victim))
 
     def _pause(self, pid: int) -> None:
         if pid in self._processes and pid not in self._paused:
@@ -275,7 +290,7 @@ def compare(
             now = time.monotonic()
             if now - began >= max(MOST, LONGER):
                 return True
-            if now - began < max(LEAST, LONGER) or now - looked < 1.0:
+            if now - began < max(LEAST, LONGER) or now - looked < 1.0 or sum(ours.wins.values()) < TERMS:
                 return False
             looked = now
             return any(stale(writes) for writes in peers.writes().values()) and bool(overlaps(judge(peers.history())))
