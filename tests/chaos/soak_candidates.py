@@ -39,6 +39,7 @@ def live(ttl: str, seed: str, leaks: str, *urls: str) -> None:
         say("sample", json.dumps(process.sample()))
     process.leave()
     say("left", json.dumps(process.sample()))
+    hear()  # what it has left at the servers is looked for while it lives
 
 
 class Process:
@@ -113,13 +114,14 @@ class Process:
         """A session and an elector for each term, all closed again."""
         scheme = url.partition(":")[0]
         number = 0
-        while not self.over.wait(self.chance.uniform(0.1, 0.4)):
+        while not self.over.wait(self.chance.uniform(0.2, 0.6)):
             number += 1
             self._leak(number)
             # Another option makes it a session of its own, beside that of the others.
             session = Session(url, drift=0.011 + number * 1e-6 if "sessions" in self.leaks else 0.011)
             name = f"soak/{os.getpid()}" + (f"/{number}" if "names" in self.leaks else "")
             try:
+                session.open(timeout=self.ttl)
                 with LeaderElector(session, name, ttl=self.ttl).lead(timeout=2 * self.ttl) as term:
                     self.counts[f"{scheme} came"] += 1
                     term.confirm(timeout=self.ttl)
@@ -197,4 +199,5 @@ class Process:
         if "threads" in self.leaks:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
         if "tasks" in self.leaks:
-            asyncio.run_coroutine_threadsafe(asyncio.Event().wait(), self._loop)
+            never = asyncio.Event()
+            self._kept.append((never, asyncio.run_coroutine_threadsafe(never.wait(), self._loop)))

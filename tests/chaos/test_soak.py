@@ -39,7 +39,7 @@ def test_nothing_grows(clusters: Clusters) -> None:
 
 
 def test_what_leaks_is_seen_to_grow(clusters: Clusters) -> None:
-    found = Soak(clusters, seconds=15.0, seed=new_seed(), leaks=LEAKS).run()
+    found = Soak(clusters, seconds=16.0, seed=new_seed(), calm=True, leaks=LEAKS).run()
     print(found["counts"], table(found), sep="\n")
     for number in (1, 2):
         for name in ("resident bytes", "threads", "descriptors", "tasks", "objects"):
