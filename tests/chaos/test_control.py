@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.chaos.control import check, compare
+from tests.chaos.control import MOST_FORGOT, ForgetfulTrouble, check, compare
 from tests.chaos.members import VOTER_KINDS, Trouble
 from tests.chaos.run import LONGER, seed
 from tests.servers.redis import Redis
@@ -69,7 +69,7 @@ def test_potterys_redlock_beside_ours(redis: Redis[Any], pottery: Path, tmp_path
         tmp_path,
         "pottery",
         redis,
-        Trouble(redis, ttl=TTL, seed=number, kinds=VOTER_KINDS),
+        ForgetfulTrouble(redis, ttl=TTL, seed=number, kinds=(*VOTER_KINDS, MOST_FORGOT)),
         {"pottery": redis.url(), "coordkit": ours},
         ttl=TTL,
         seed=number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordkit.audit import Record, judge
-from tests.chaos.control import overlaps, stale
+from tests.chaos.control import ends, overlaps, stale
 
 
 def write(token: int, event: str = "accepted") -> Record:
@@ -34,3 +34,13 @@ def test_a_long_term_overlaps_all_that_begin_within_it() -> None:
         ("one", "three", 6.0),
     ]
     assert len(report.violations) == 2
+
+
+def test_a_belief_ends_with_the_process_that_had_it() -> None:
+    won, resigned = term("one", 1, 0.0, 1.0)
+    assert ends([won, resigned], lambda _: 7.0) == []
+    (end,) = ends([won], lambda pid: 7.0 + pid)
+    later = term("two", 2, 7.0, 9.0)
+    (first, _) = judge([won, *later, end]).spans
+    assert (first.until, first.reason) == (8.0, "killed")
+    assert [seconds for _, _, seconds in overlaps(judge([won, *later, end]))] == [1.0]
