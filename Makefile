@@ -21,6 +21,7 @@ WORKERS ?= -n 2
 SIMULATE_SECONDS ?= 300
 CHAOS_SECONDS ?= 600
 CHAOS_TERMS ?= 5000
+SOAK_SECONDS ?= 1800
 
 # A run of a part of the tests cannot fill the table.
 FULL_TABLE := $(if $(filter -k% -m% --deselect% --lf --ff,$(PYTEST_ARGS)),,--full-table)
@@ -35,7 +36,7 @@ MEASURED := tests/unit tests/contract tests/simulation $(wildcard tests/integrat
             tests/integration/test_fencemiddleware.py tests/integration/test_fence_command.py
 
 .PHONY: help venv demo test lint format types servers unit measured unmeasured faults coverage expected simulate bench build \
-        chaos clean compose-up compose-down test-compose
+        chaos soak clean compose-up compose-down test-compose
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -134,6 +135,9 @@ simulate: $(READY)  ## random schedules on virtual time, for SIMULATE_SECONDS; s
 
 chaos: $(READY)  ## many processes under all kinds of faults, each backend for CHAOS_SECONDS and CHAOS_TERMS
 	COORDKIT_CHAOS_SECONDS=$(CHAOS_SECONDS) COORDKIT_CHAOS_TERMS=$(CHAOS_TERMS) $(PYTHON) -m pytest -n 0 -s $(PYTEST_ARGS) tests/chaos
+
+soak: $(READY)  ## electors on all backends at once, for SOAK_SECONDS: does anything grow?
+	$(PYTHON) -m tests.chaos.soak --seconds $(SOAK_SECONDS)
 
 bench: $(READY)  ## measure acquire, release, handover and many elections, and the price of a fence
 	$(PYTHON) -m tests.bench

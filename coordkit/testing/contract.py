@@ -57,6 +57,7 @@ from coordkit.registry import parse as parse_url
 
 T = TypeVar("T")
 
+SESSIONS = 30  # opened and closed, so that some are closed while something is on its way
 SLACK = 8.0  # s: what a busy machine may add to anything that should be over by now
 
 ELECTIONS_THAT_LOOK_ALIKE = ("a", "A", "ab", "a/b", "a%2Fb", "a%252Fb", "a/b/c", "a b", "a-b", "a_b", "b")
@@ -291,6 +292,14 @@ class BackendContract:
             successor = second.campaign(timeout=SLACK)
             assert successor.token > term.token
             successor.resign()
+
+    def test_a_closed_session_leaves_no_task(self, store: StoreUnderTest) -> None:
+        loop = current().loop
+        before = asyncio.all_tasks(loop)
+        for _ in range(SESSIONS):
+            with Session(store.url()):
+                pass
+        eventually(lambda: not asyncio.all_tasks(loop) - before, "what its sessions have started is over")
 
     def test_all_elections_of_a_session_are_renewed(self, elector: Callable[..., LeaderElector]) -> None:
         terms = [elector(f"many/{number}").campaign(timeout=SLACK) for number in range(20)]

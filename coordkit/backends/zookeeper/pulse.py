@@ -23,7 +23,7 @@ from coordkit.backends.zookeeper.client import REFUSALS, Client, ServerSession
 from coordkit.errors import BackendError, OutcomeUnknown, Rejected, Unavailable
 from coordkit.lease import waited_for, waiting_time
 from coordkit.retry import jitter
-from coordkit.waiting import until
+from coordkit.waiting import being_cancelled, until
 
 PACE: Final = 0.1  # of the timeout, from one beat to the next: three of them are more than lifeline.PING_GAP
 PATIENCE: Final = 0.25  # of the timeout, for one answer; then the server is left
@@ -92,7 +92,7 @@ class Pulse:
             try:
                 outcome = await asyncio.shield(running)
             except asyncio.CancelledError:
-                if running.cancelled():
+                if running.cancelled() and not being_cancelled():
                     raise OutcomeUnknown("the session is closed", backend="zookeeper", operation="renew") from None
                 raise
             if number > before:
