@@ -26,11 +26,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from coordkit.audit import ROUNDING, Fate, Kind, Record, Report, Span, judge, parse
+from coordkit.audit import Fate, Kind, Record, Report, Span, judge, parse
+from coordkit.audit.reading import ROUNDING
 from coordkit.clock import host_boottime
 from tests.chaos.control_candidates import CAREFUL
-from tests.chaos.members import Trouble
-from tests.chaos.run import LONGER, Run
+from tests.chaos.control_processes import Processes
+from tests.chaos.control_trouble import Trouble
+from tests.chaos.run import LONGER
 from tests.servers.cluster import Cluster
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Redis
@@ -38,7 +40,6 @@ from tests.support.children import ROOT
 
 PLAIN = "plain"
 ELECTIONS = ("plain/a", "plain/b", "careful/a", "careful/b")
-MOST_FORGOT = "most forgot everything"
 PROCESSES = 4  # of the peer, and as many of coordkit
 LEAST, MOST = 15.0, 50.0  # s of a short run: it ends once a fault was seen
 TERMS = 10  # and coordkit has led so often
@@ -93,29 +94,23 @@ class Cuts:
                 proxy.heal()
 
 
-class ForgetfulTrouble(Trouble):
-    """Of voters; one kind more: most of them lose their data at once, as when they are restarted without a disk."""
+def most_forget(cluster: Redis[Any]) -> Callable[[random.Random], None]:
+    """Most voters lose their data at once, as when they are restarted without a disk."""
 
-    def _trouble(self, kind: str) -> None:
-        if kind != MOST_FORGOT:
-            super()._trouble(kind)
-            return
-        members = self._cluster.members
-        assert isinstance(self._cluster, Redis)
-        for member in self._chance.sample(members, len(members) // 2 + 1):
-            self._cluster.flushall(member)
+    def forget(chance: random.Random) -> None:
+        for member in chance.sample(cluster.members, len(cluster.members) // 2 + 1):
+            cluster.flushall(member)
+
+    return forget
 
 
-class Contenders(Run):
+class Contenders(Processes):
     """The processes of one of the two."""
 
     def __init__(
         self, folder: Path, who: str, urls: Sequence[str], *, ttl: float, seed: int, env: Mapping[str, str]
     ) -> None:
-        folder.mkdir()
-        super().__init__(
-            folder, urls[0], ELECTIONS, ttl=ttl, seed=seed, fells=KILLED + PAUSED, stays=STAYS, patience=60.0
-        )
+        super().__init__(folder, ELECTIONS, ttl=ttl, seed=seed)
         self.who = who
         self.gone: dict[int, float] = {}  # by pid: from when on a process that has been killed did nothing
         self.by_themselves: list[int] = []  # exit codes
@@ -172,7 +167,7 @@ class Contenders(Run):
         url = self._urls[self._started % len(self._urls)]
         self._started += 1
         number = self.chance.getrandbits(32)
-        arguments = [self.who, self._folder, url, self._ttl, number, self._stays, *self.elections]
+        arguments = [self.who, self._folder, url, self._ttl, number, STAYS, *self.elections]
         process = subprocess.Popen(
             [sys.executable, "-c", START, *map(str, arguments)],
             stdin=subprocess.DEVNULL,

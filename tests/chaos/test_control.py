@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.chaos.control import MOST_FORGOT, ForgetfulTrouble, check, compare
-from tests.chaos.members import VOTER_KINDS, Trouble
+from tests.chaos.control import check, compare, most_forget
+from tests.chaos.control_trouble import MOST_FORGOT, Trouble
 from tests.chaos.run import LONGER, seed
+from tests.chaos.schedule import MEMBER_KINDS, VOTER_KINDS
 from tests.servers.redis import Redis
 from tests.servers.zookeeper import ZooKeeper
 from tests.support.voting import mark_new
@@ -45,7 +46,7 @@ def test_kazoos_election_beside_ours(zookeeper: ZooKeeper[Any], tmp_path: Path) 
         tmp_path,
         "kazoo",
         zookeeper,
-        Trouble(zookeeper, ttl=TTL, seed=number),
+        Trouble(zookeeper, MEMBER_KINDS, ttl=TTL, seed=number),
         {who: zookeeper.url(who) for who in ("kazoo", "coordkit")},
         ttl=TTL,
         seed=number,
@@ -69,7 +70,7 @@ def test_potterys_redlock_beside_ours(redis: Redis[Any], pottery: Path, tmp_path
         tmp_path,
         "pottery",
         redis,
-        ForgetfulTrouble(redis, ttl=TTL, seed=number, kinds=(*VOTER_KINDS, MOST_FORGOT)),
+        Trouble(redis, VOTER_KINDS, ttl=TTL, seed=number, more={MOST_FORGOT: most_forget(redis)}),
         {"pottery": redis.url(), "coordkit": ours},
         ttl=TTL,
         seed=number,
