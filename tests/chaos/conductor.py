@@ -104,7 +104,8 @@ class Conductor:
                 self._go_on(0.1)
             self._begin(step)
             last = time.monotonic()
-        while not self._idle or self._moved:
+        self._hurries = last + SETTLES * self._run.ttl
+        while not self._idle or self._moved or not (self._run.settled or time.monotonic() > self._hurries):
             self._go_on(0.1)
 
     def _go_on(self, most: float) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from tests.chaos import schedule
 from tests.chaos.schedule import Step
-from tests.servers.cluster import Cluster
+from tests.servers.cluster import Cluster, NotReady
+
+TRIES = 3  # of half a minute each, until all servers are ready
 
 
 class Members:
@@ -55,7 +58,7 @@ class Members:
                 hit = members
                 for member in members:
                     member.restart()
-                    self._cluster.ready()
+                    self._heal()
                     self._enough.wait(self._apart)
             case schedule.MAJORITY:
                 hit = [members[(number + more) % len(members)] for more in range(len(members) // 2 + 1)]
@@ -67,8 +70,16 @@ class Members:
                 self._last(step)
             case other:
                 raise ValueError(other)
-        self._cluster.heal()
+        self._heal()
         return " ".join(member.name for member in hit)
+
+    def _heal(self) -> None:
+        """Again if it was not enough: on a busy machine servers may vote for each other for a minute."""
+        for _ in range(TRIES - 1):
+            with suppress(NotReady):
+                self._cluster.heal()
+                return
+        self._cluster.heal()
 
     def _last(self, step: Step) -> None:
         """Let the trouble last, but not beyond the end."""

@@ -81,6 +81,7 @@ class Results:
             "server": self.server,
             "python": platform.python_version(),
             "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            "load": [round(load, 1) for load in os.getloadavg()],  # of all that ran on the machine, 1, 5 and 15 minutes
             "seed": self.seed,
             "ttl": self.ttl,
             "seconds": round(self.seconds, 1),

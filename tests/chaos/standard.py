@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,7 +34,7 @@ ELECTIONS = ("a", "a/b", "ab", "b", "b/a", "c", *(f"shard/{number}" for number i
 PLACES = {name: [(number + more) % PROCESSES for more in (0, 2, 3, 5)] for number, name in enumerate(ELECTIONS)}
 TERMS = 300
 FELLED = 100  # terms ended by a kill, a pause or a cut
-PATIENCE = 60.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
+PATIENCE = 120.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
 SLACK = 5.0  # s that half of all recoveries may take on top of a bound, on a busy machine
 MOST_SLACK = 30.0  # and each of them, even if what was to lead next was starved
 ENOUGH = 10  # recoveries of a kind, whose median is judged
@@ -95,34 +95,8 @@ def _stand(
 ) -> None:
     kinds = (*OF_EVERY_CLUSTER, *terms.kinds)
     script = Script(folder / "schedule.json", seed, kinds, terms.ttl)
-    walls = {place: Wall(faketime, folder, str(place)) for place in WALLS}
-    enough = threading.Event()
-    with ExitStack() as stack:
-        sides = stack.enter_context(Sides(cluster, enough))
-        run = stack.enter_context(
-            Run(
-                folder,
-                sides.urls(url),
-                ELECTIONS,
-                ttl=terms.ttl,
-                seed=script.seed,
-                stays=0.8,
-                quick="0.2-1.5",
-                patience=PATIENCE,
-                environments={place: wall.env for place, wall in walls.items()},
-                places=PLACES,
-            )
-        )
-        members = Members(cluster, enough, apart=terms.apart)
-        with Conductor(
-            run,
-            sides,
-            members,
-            enough,
-            walls,
-            backwards=terms.backwards,
-            touched_by_few=terms.touched_by_few,
-        ) as conductor:
+    with stage(folder, cluster, url, terms, seed=script.seed, faketime=faketime) as (run, conductor):
+        with conductor:
             conductor.play(script, _Enough(run, conductor, kinds, terms, whole=bool(script.given)))
         run.calm()
         takeovers = [run.takeover(election) for election in ELECTIONS[:2]]
@@ -151,6 +125,53 @@ def _stand(
         assert results.felled >= FELLED
         unseen = [kind for kind in kinds if kind not in results.found.kinds]
         assert not unseen, unseen
+
+
+@contextmanager
+def stage(
+    folder: Path,
+    cluster: Cluster[Any],
+    url: str,
+    terms: Terms,
+    *,
+    seed: int,
+    faketime: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Run, Conductor]]:
+    """Candidates that contend through proxies, and who makes them suffer. `environment`: more of it, for all."""
+    walls = {place: Wall(faketime, folder, str(place)) for place in WALLS}
+    enough = threading.Event()
+    given = {place: dict(environment or {}) for place in range(PROCESSES)}
+    for place, wall in walls.items():
+        given[place] |= wall.env
+    with (
+        Sides(cluster, enough) as sides,
+        Run(
+            folder,
+            sides.urls(url),
+            ELECTIONS,
+            ttl=terms.ttl,
+            seed=seed,
+            stays=0.8,
+            quick="0.2-1.5",
+            patience=PATIENCE,
+            environments=given,
+            places=PLACES,
+        ) as run,
+    ):
+        members = Members(cluster, enough, apart=terms.apart)
+        yield (
+            run,
+            Conductor(
+                run,
+                sides,
+                members,
+                enough,
+                walls,
+                backwards=terms.backwards,
+                touched_by_few=terms.touched_by_few,
+            ),
+        )
 
 
 def _check_bounds(found: Attribution, terms: Terms) -> None:
