@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 TTL = 6.0  # s: time for an election among the servers, and for a renewal after it
 QUARANTINE = 3.0
+REJOINED = 60.0  # s: for one member, on a busy machine
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def restarted(cluster: Cluster[Any], changes: list[str]) -> None:
     leader = cluster.leader()
     for member in (*(each for each in cluster.members if each != leader), leader):
         member.restart()
-        cluster.ready()
+        cluster.ready(REJOINED)
         changes.append(f"{member.name} was restarted{', the leader' if member == leader else ''}")
 
 
