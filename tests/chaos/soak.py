@@ -53,7 +53,7 @@ MEGABYTE = float(1 << 20)
 # By the end of a series' name. What is counted varies with what is led just then: the sessions that come and go take
 # two connections to each of five voters, in each of two processes.
 ALLOWANCES = {
-    # What Python keeps is in `objects`; this is the coarse one, for what clients keep in C. Pages come back late.
+    # What Python keeps is in `objects`; this is the coarse one, for what clients keep in C.
     "resident bytes": Allowance(6 * MEGABYTE, 0.05),
     "threads": Allowance(6),
     "descriptors": Allowance(20),

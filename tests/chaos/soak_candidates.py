@@ -9,6 +9,7 @@ trouble is counted by its name; any other ends the process, and so the soak.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import os
@@ -73,6 +74,7 @@ class Process:
 
     def sample(self) -> dict[str, Any]:
         gc.collect()
+        give_back()
         engine = existing()
         tasks = asyncio.all_tasks(self._loop) | (asyncio.all_tasks(engine.loop) if engine else set())
         return {"tasks": len(tasks), "objects": len(gc.get_objects()), "counts": dict(self.counts)}
@@ -201,3 +203,9 @@ class Process:
         if "tasks" in self.leaks:
             never = asyncio.Event()
             self._kept.append((never, asyncio.run_coroutine_threadsafe(never.wait(), self._loop)))
+
+
+def give_back() -> None:
+    """What is free goes back to the system, where the C library can do that: what stays resident is in use."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
