@@ -28,7 +28,12 @@ FATES = {
 @click.command("audit")
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as one JSON object.")
-@click.option("--within", type=float, metavar="SECONDS", help="Nobody may lead for at most so long, if somebody waits.")
+@click.option(
+    "--within",
+    type=float,
+    metavar="SECONDS",
+    help="A longer time without a leader, while somebody waited, is a violation.",
+)
 @click.option("--html", type=click.Path(), metavar="OUT", help="Write the report and its timelines as one HTML page.")
 @click.pass_context
 def audit(
@@ -40,8 +45,8 @@ def audit(
     one host share an axis of time: others are judged apart.
 
     \b
-    Exit codes: 0 every promise was kept, 1 one was violated, 2 a file cannot be read or holds no journal, or OUT cannot
-    be written.
+    Exit codes: 0 every promise was kept, 1 one was violated,
+    2 a file cannot be read or holds no journal, or OUT cannot be written.
     """
     if within is not None and not 0 <= within < math.inf:
         raise _Refused("--within takes seconds, not less than 0")

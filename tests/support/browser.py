@@ -13,16 +13,28 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from tests.servers.fetch import CACHE, Program, program
 
 PATIENCE = 60.0  # s: to start, and to answer, on a machine that is busy with other things
+# It speaks on descriptors 3 and 4, which may be anything here.
+ON_3_AND_4 = """
+import fcntl, os, sys
+given = [int(each) for each in sys.argv[1:3]]
+kept = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 10) for each in given]
+for each in given:
+    os.close(each)
+for place, each in zip((3, 4), kept):
+    os.dup2(each, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{fonts}</dir><dir>/usr/share/fonts</dir><cachedir>{cache}</cachedir>
 <alias><family>system-ui</family><prefer><family>DejaVu Sans</family></prefer></alias>
@@ -40,12 +52,11 @@ class Browser:
         found = program("chromium")
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        # It speaks on descriptors 3 and 4; a shell puts them there, above whatever numbers they have now.
-        command = f'exec 3<&{to_read} 4>&{to_write}; exec "$@"'
         self._errors = open(self._folder / "errors", "wb")  # noqa: SIM115 - closed with the browser
         self._process = subprocess.Popen(
             [
-                *("sh", "-c", command, "sh", *found.before, str(found.path), "--headless=new", "--no-sandbox"),
+                *(sys.executable, "-c", ON_3_AND_4, str(to_read), str(to_write)),
+                *(*found.before, str(found.path), "--headless=new", "--no-sandbox"),
                 *("--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
                 *(f"--user-data-dir={self._folder / 'profile'}", "about:blank"),
@@ -139,7 +150,10 @@ class Browser:
         message: dict[str, object] = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        try:
+            os.write(self._write, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            self._gone()
         answer = self._until(lambda event: event.get("id") == number)
         assert "error" not in answer, (method, answer["error"])
         result: dict[str, Any] = answer["result"]
@@ -157,14 +171,17 @@ class Browser:
         ready, _, _ = select.select([self._read], [], [], max(0.0, seconds))
         more = os.read(self._read, 1 << 20) if ready else b""
         if not more:
-            said = (self._folder / "errors").read_text(errors="replace")[-2000:]
-            raise AssertionError(f"the browser does not answer; it said:\n{said}")
+            self._gone()
         *messages, self._rest = (self._rest + more).split(b"\0")
         for message in messages:
             event = json.loads(message)
             self._note(event.get("method"), event.get("params", {}))
             if "id" in event or event.get("method") == "Page.loadEventFired":
                 self._seen.append(event)
+
+    def _gone(self) -> NoReturn:
+        said = (self._folder / "errors").read_text(errors="replace")[-2000:]
+        raise AssertionError(f"the browser does not answer; it said:\n{said}")
 
     def _note(self, method: str | None, told: Mapping[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":

@@ -334,6 +334,7 @@ def test_stale_writes_are_those_that_a_comparison_of_all_pairs_finds(
 
 
 STALE_RULE = ("audit/writes.py", "write.token < (newer := highest[before - 1]).token", "(newer := write) is None")
+UNTOLD_RULE = ("audit/notices.py", "if lost and watched and not notices:", "if not lines:")
 EARLIER_RULE = ("audit/writes.py", "bisect_left(moments, write.tried - ROUNDING)", "len(moments)")
 
 
@@ -342,10 +343,11 @@ EARLIER_RULE = ("audit/writes.py", "bisect_left(moments, write.tried - ROUNDING)
     [
         (STALE_RULE, [*wrote(5, 1.0, 2.0), *wrote(4, 3.0, 4.0)], 1),
         (EARLIER_RULE, [*wrote(5, 1.0, 3.0), *wrote(4, 2.0, 4.0)], 0),
+        (UNTOLD_RULE, [A.won(1.0), A.watched(1.0), A.lost(2.0, "revoked"), *wrote(1, 12.0)], 1),
     ],
-    ids=["no comparison of tokens", "whatever came first"],
+    ids=["no comparison of tokens", "whatever came first", "nobody has to be told"],
 )
-def test_a_judge_without_its_rule_for_stale_writes_is_found_out(
+def test_a_judge_without_one_of_its_rules_is_found_out(
     tmp_path: Path, patch: Patch, lines: list[Record], right: int
 ) -> None:
     """The tests above fail on it, and on nothing else: the copy without a patch is right."""
