@@ -21,7 +21,8 @@ def lead_and_write(url: str, election: str, ttl: str, folder: str) -> None:
     """Until told to leave."""
     elector = LeaderElector(url, election, ttl=float(ttl))
     writer, over, leading = Writer(folder), threading.Event(), threading.Event()
-    thread = threading.Thread(target=_lead, args=(elector, writer, over, leading))
+    # A test that was killed closes the pipe: this process is to end then, whatever it leads.
+    thread = threading.Thread(target=_lead, args=(elector, writer, over, leading), daemon=True)
     thread.start()
     say("contends")
     while (order := hear()) != "leave":
