@@ -11,6 +11,41 @@ Row = tuple[str, str, str]
 
 DIRECTED: Final[tuple[Row, ...]] = (
     (
+        "the leader with a minority of the servers, cut off from the others (namespaces, nftables)",
+        "it is over by its own clock before the other side elects; its late write is refused; one leader after healing",
+        "tests/chaos/test_partitions_etcd.py, test_partitions_zookeeper.py, test_partitions_redis.py",
+    ),
+    (
+        "one way cut: only the replies, or only the requests, of the leader are lost",
+        "it ends by its own clock, whatever the store believes; nobody leads twice",
+        "tests/chaos/test_partitions_etcd.py, test_partitions_zookeeper.py, test_partitions_redis.py",
+    ),
+    (
+        "the leader of the servers cut off from its followers, wholly or one way",
+        "the term is held or ends honestly; no majority, no leader; recovery after healing",
+        "tests/chaos/test_partitions_etcd.py, test_partitions_zookeeper.py",
+    ),
+    (
+        "a member taken off its network (docker network disconnect under compose)",
+        "one leader, rising tokens",
+        "tests/integration/test_disconnected.py",
+    ),
+    (
+        "members restarted in turn, removed, added",
+        "terms are held at least once, end honestly else; tokens rise",
+        "tests/chaos/test_membership.py",
+    ),
+    (
+        "full disks: of a minority, of all servers, of the candidate",
+        "a minority costs no term; with all full nobody leads; all is well once there is room",
+        "tests/chaos/test_disk_full.py",
+    ),
+    (
+        "credentials or rights revoked while leading",
+        "the term ends by its deadline, on_lost once, the next campaign is rejected without a secret in the error",
+        "tests/chaos/test_credentials.py",
+    ),
+    (
         "a leader stopped between its check and its write, on every store",
         "the late write is refused; the same program without the fence writes a stale value in the same run",
         "tests/integration/test_fence_zombie.py",
