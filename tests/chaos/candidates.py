@@ -24,6 +24,7 @@ from tests.support.children import hear, say
 from tests.support.witness import Witness
 
 HOLD, SPIN, STOP_IN_WRITE = "hold", "spin", "stop-in-write"
+PR_SET_PDEATHSIG = 1
 WRITE_SECONDS = 0.5  # from one write to the next
 QUICK = "0.05-0.3"  # s
 
@@ -39,6 +40,7 @@ def lead_again_and_again(url: str, ttl: str, seed: str, stays: str, quick: str, 
     `stays`: how probable it is that a term lasts longer than a ttl; the others are of as many seconds as `quick` says,
     FROM-TO. `folder`: where it writes down when it was told that it leads, and what leaders write to.
     """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a test that is killed leaves nobody behind
     electors = [LeaderElector(url, election, ttl=float(ttl)) for election in elections]
     stop = _StopInWrite()
     terms = [
