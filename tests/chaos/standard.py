@@ -34,6 +34,7 @@ ELECTIONS = ("a", "a/b", "ab", "b", "b/a", "c", *(f"shard/{number}" for number i
 PLACES = {name: [(number + more) % PROCESSES for more in (0, 2, 3, 5)] for number, name in enumerate(ELECTIONS)}
 TERMS = 300
 FELLED = 100  # terms ended by a kill, a pause or a cut
+STAYS = 0.3 if MORE_TERMS else 0.8  # which part leads for longer than a ttl: a long run is to see many terms
 PATIENCE = 120.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
 SLACK = 5.0  # s that half of all recoveries may take on top of a bound, on a busy machine
 MOST_SLACK = 30.0  # and each of them, even if what was to lead next was starved
@@ -152,7 +153,7 @@ def stage(
             ELECTIONS,
             ttl=terms.ttl,
             seed=seed,
-            stays=0.8,
+            stays=STAYS,
             quick="0.2-1.5",
             patience=PATIENCE,
             environments=given,
