@@ -3,7 +3,8 @@
 The rule: what is not on file is held against a process only if it was there to write it. A term with callbacks has a
 `watched` line; the `notified` line after a loss may be missing because the process was killed in between, and so may
 the `lost` line beside `notified`, for they are written by different threads. So a line is missed only where the process
-has written others, of whatever election, at least GRACE seconds after that line was due.
+has written others, of whatever election, at least GRACE seconds after that line was due. The end itself is due at the
+deadline.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ def wrong_notices(name: str, election: str, lines: Sequence[Record], last_seen: 
         how = "was resigned" if ends else "has no end"
         yield Violation(Kind.NOTICE, election, f"{name} was told of a loss, but {how}", (*notices, *ends))
     watched = [record for record in lines if record["event"] == "watched"][:1]
+    if watched and not ends and not notices:
+        deadline = max(number(record, "deadline") for record in lines if record["event"] in ("won", "renewed"))
+        due = max(deadline, number(watched[0], "boot"))
+        if last_seen - due >= GRACE:
+            message = f"{name} has no end, though its process lived {last_seen - due:.1f} s after its deadline"
+            yield Violation(Kind.NOTICE, election, message, (*watched,))
     if lost and watched and not notices:
         due = max(number(lost[0], "boot"), number(watched[0], "boot"))
         if last_seen - due >= GRACE:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from coordkit import ElectorClosed, LeaderElector, LeadershipLost
+from coordkit import ElectorClosed, LeaderElector, LeadershipLost, Term
 from coordkit.model import encode_election
 from tests.chaos.writes import Resource
 from tests.support.children import hear, say
@@ -99,6 +99,7 @@ class _Terms:
 
     def _once(self) -> None:
         with self._elector.lead() as term:
+            term.on_lost(_told_of_loss)  # so the journal has a line for each loss that is told
             say("leads", os.getpid(), self._election)
             over = time.monotonic() + next(self._durations)
             while term.valid and (rest := over - time.monotonic()) > 0:
@@ -111,6 +112,10 @@ class _Terms:
                     nap = min(end, 0.1)
                     end -= nap
                     term.wait_ended(nap)
+
+
+def _told_of_loss(_term: Term) -> None:
+    """The journal knows."""
 
 
 class _StopInWrite:

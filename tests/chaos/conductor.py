@@ -185,7 +185,7 @@ class Conductor:
     def _set_right(self, slot: int) -> None:
         kind, pid, since = self._moved.pop(slot)
         self._walls[slot].step(0.0)
-        self._run.faults.add(kind, f"candidate {pid}", since, pids=[pid])
+        self._run.faults.add(kind, f"candidate {pid}", since)  # no term is to end by it, so it excuses none
 
     def _spoil(self, step: Step, pids: Sequence[int]) -> None:
         since = host_boottime()

@@ -2,7 +2,7 @@
 
 The rule: a term that was lost, or whose process was killed, is put down to a fault that touched its leader, else to one
 that touched a majority of the servers. If there is none, it was a false step-down, and is held against the fault that
-was going on elsewhere, or against the calm.
+was going on elsewhere, or against the calm; how long nobody led after it counts there, too.
 
 Recovery is counted to the next win of that election: after a kill, a pause and the like from the begin of the fault,
 after another from the loss; after one that leaves nobody a majority, not from before that is over. It is told for those
@@ -100,21 +100,31 @@ def attribute(spans: Sequence[Span], faults: Sequence[Fault], ttl: float) -> Att
         if span.fate is Fate.LOST and span.reason in OWN_WILL:
             ended_by[span.reason or ""] += 1
             continue
+        if span.fate is Fate.KILLED and not _was_killed(span, faults):
+            ended_by["leads still"] += 1  # it has no end on file, for it has none
+            continue
         fault, blamed = _blamed(span, faults, ttl)
         if fault is None:
-            kinds.setdefault(blamed, Tally()).false_step_downs += 1
+            tally = kinds.setdefault(blamed, Tally())
+            tally.false_step_downs += 1
             ended_by["false step-down"] += 1
-            continue
-        ended_by[fault.kind] += 1
-        kinds[fault.kind].ended += 1
+        else:
+            tally = kinds[fault.kind]
+            tally.ended += 1
+            ended_by[fault.kind] += 1
         won = next((after.since for after in acting[number + 1 :] if _follows(after, span)), None)
         if won is not None:
-            kinds[fault.kind].recoveries.append(_recovery(span, fault, faults, won, ttl))
+            tally.recoveries.append(_recovery(span, fault, faults, won, ttl))
     return Attribution(kinds, dict(ended_by))
 
 
 def _follows(after: Span, span: Span) -> bool:
     return (after.boot_id, after.election) == (span.boot_id, span.election)
+
+
+def _was_killed(span: Span, faults: Iterable[Fault]) -> bool:
+    pid = span.records[0]["pid"]
+    return any(each.kind == schedule.KILLED and pid in each.pids for each in faults)
 
 
 def _blamed(span: Span, faults: Iterable[Fault], ttl: float) -> tuple[Fault | None, str]:
@@ -126,7 +136,8 @@ def _blamed(span: Span, faults: Iterable[Fault], ttl: float) -> tuple[Fault | No
         for each in faults:
             if each.kind == schedule.KILLED and pid in each.pids and each.since <= end:
                 return each, each.kind
-    near = [each for each in faults if span.since <= each.until + ttl and each.since <= end <= each.until + ttl]
+    # A term that began after a fault was over has nothing to do with it.
+    near = [each for each in faults if span.since <= each.until and each.since <= end <= each.until + ttl]
     for by in (lambda each: pid in each.pids, lambda each: each.majority):
         if found := [each for each in near if by(each)]:
             return max(found, key=lambda each: (each.until >= end, each.since)), ""
@@ -134,9 +145,9 @@ def _blamed(span: Span, faults: Iterable[Fault], ttl: float) -> tuple[Fault | No
     return None, CALM if elsewhere is None else elsewhere.kind
 
 
-def _recovery(span: Span, fault: Fault, faults: Iterable[Fault], won: float, ttl: float) -> Recovery:
-    start = max(fault.since, span.since) if fault.kind in FROM_BEGIN else span.until
-    if fault.majority:
+def _recovery(span: Span, fault: Fault | None, faults: Iterable[Fault], won: float, ttl: float) -> Recovery:
+    start = max(fault.since, span.since) if fault is not None and fault.kind in FROM_BEGIN else span.until
+    if fault is not None and fault.majority:
         start = max(start, min(fault.until, won))
     others = [each for each in faults if each is not fault and each.since < won and each.until > start - ttl]
     calm_since = max([start, *(min(each.until, won) for each in others)])

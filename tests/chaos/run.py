@@ -39,6 +39,7 @@ MORE_TERMS = int(os.environ.get("COORDKIT_CHAOS_TERMS") or 0)  # so many terms i
 # How long a run may take, for the timeout of its test: a term takes less than 0.5 s of a run.
 ALLOWED = 600 + LONGER + MORE_TERMS
 START = "import sys; from tests.chaos.candidates import lead_again_and_again; lead_again_and_again(*sys.argv[1:])"
+LONGEST = 12.0  # ttls of a term, a pause of its candidate included
 LOOK_SECONDS = 1.0  # s between two looks at the whole journal
 
 
@@ -160,9 +161,14 @@ class Run:
         self._listen(most)
         ended = {pid: code for pid, each in self.candidates.items() if (code := each.process.poll()) is not None}
         assert not ended, f"candidates have ended by themselves: {ended}\n{self.complaints()}"
+        now = time.monotonic()
         for election, since in self.vacant.items():
-            waited = time.monotonic() - since
-            assert waited < self._patience, f"nobody leads {election} for {waited:.1f} s\n{self.complaints()}"
+            assert now - since < self._patience, f"nobody leads {election} for {now - since:.1f} s\n{self.complaints()}"
+        for election in self.wins.keys() - self.vacant.keys():
+            led = now - self.won_at[election]
+            assert led < LONGEST * self.ttl + self._patience, (
+                f"{election} has no end for {led:.1f} s\n{self.complaints()}"
+            )
 
     def calm(self) -> None:
         """No more faults: let all go on, and wait until all candidates contend."""
@@ -171,6 +177,13 @@ class Run:
         for candidate in list(self.candidates.values()):
             self._mend(candidate)
         while not all(candidate.ready for candidate in self.candidates.values()):
+            self.go_on()
+
+    def all_lead(self, within: float) -> None:
+        """Each election has a leader by now, or has had one meanwhile, or this fails."""
+        before, since = dict(self.wins), time.monotonic()
+        while waiting := [each for each in self.vacant if self.wins[each] == before[each]]:
+            assert time.monotonic() - since < within, f"nobody leads {waiting} {within:.1f} s after the last fault"
             self.go_on()
 
     @property
@@ -231,6 +244,10 @@ class Run:
             {file.name: file.read_bytes() for file in files if file.exists()},
             {file.name: shadow(file).read_bytes() for file in files},
         )
+
+    def refused(self) -> bool:
+        """Whether a late write was refused so far."""
+        return b'"refused"' in (self._resources / "writes").read_bytes()
 
     def complaints(self) -> str:
         """The last of what the candidates wrote to stderr."""

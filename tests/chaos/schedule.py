@@ -58,7 +58,7 @@ OF_CANDIDATES = {
     KILLED: Shape(6),
     PAUSED: Shape(4, 1.1, 5.0),
     PAUSED_BRIEFLY: Shape(1, 0.5, 0.9),
-    PAUSED_IN_WRITE: Shape(2, 2.3, 3.5),
+    PAUSED_IN_WRITE: Shape(3, 2.2, 4.0),  # so long that another has written since
     GIL_HELD: Shape(1, 0.5, 2.0),
     GIL_SPUN: Shape(1, 0.5, 2.0),
     STARVED: Shape(1, 0.5, 2.0),

@@ -37,6 +37,7 @@ FELLED = 100  # terms ended by a kill, a pause or a cut
 STAYS = 0.3 if MORE_TERMS else 0.8  # which part leads for longer than a ttl: a long run is to see many terms
 PATIENCE = 120.0  # s without a leader of an election, when leaders, waiters and servers fall in a row
 SLACK = 5.0  # s that half of all recoveries may take on top of a bound, on a busy machine
+CALM_SLACK = 15.0  # s on top of a bound, for all elections, once nothing is wrong any more
 MOST_SLACK = 30.0  # and each of them, even if what was to lead next was starved
 ENOUGH = 10  # recoveries of a kind, whose median is judged
 LOOK_SECONDS = 3.0  # s between two looks at the whole journal
@@ -100,6 +101,7 @@ def _stand(
         with conductor:
             conductor.play(script, _Enough(run, conductor, kinds, terms, whole=bool(script.given)))
         run.calm()
+        run.all_lead(terms.takeover + terms.recovers + CALM_SLACK)
         takeovers = [run.takeover(election) for election in ELECTIONS[:2]]
         seconds = run.seconds
         codes = run.leave()
@@ -119,11 +121,12 @@ def _stand(
     assert codes == [0] * PROCESSES
     assert not run.traceback(), run.traceback()
     assert run.witnessed() > results.report.terms / 2
-    assert max(takeovers) < terms.takeover + MOST_SLACK, takeovers
+    assert max(takeovers) < terms.takeover + CALM_SLACK, takeovers
     _check_bounds(results.found, terms)
     if not script.given:
         assert results.report.terms >= max(TERMS, MORE_TERMS)
         assert results.felled >= FELLED
+        assert results.writes.refused > 0, "no stale write was tried: the pauses are too short"
         unseen = [kind for kind in kinds if kind not in results.found.kinds]
         assert not unseen, unseen
 
@@ -211,7 +214,8 @@ class _Enough:
         ended = time.monotonic()
         self._next_look = ended + max(LOOK_SECONDS, 10 * (ended - began))
         seen = all(kind in found.kinds for kind in self._kinds)  # and over: a pause in a write waits for a write
-        return seen and report.terms >= max(TERMS, MORE_TERMS) and felled(found) >= FELLED
+        whole = report.terms >= max(TERMS, MORE_TERMS) and felled(found) >= FELLED
+        return seen and whole and self._run.refused()
 
 
 def _usual(tally: Tally) -> float:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from pathlib import Path
 
 from coordkit import Term
-from coordkit.audit import Report
+from coordkit.audit import Fate, Report
 from coordkit.clock import host_boottime
 
 
@@ -35,9 +35,10 @@ def check(path: Path, report: Report) -> set[int]:
     """
     lines = re.findall(r"^(\d+) (\d+\.\d+)$", path.read_text(encoding="ascii"), re.MULTILINE)
     told = [(float(reading), int(token)) for token, reading in lines]
-    spans = {span.token: span for span in report.spans}
-    starts = [span.since for span in report.spans]
+    acting = [span for span in report.spans if span.fate is not Fate.VOID]
+    spans = {span.token: span for span in acting}
+    starts = [span.since for span in acting]
     for reading, token in told:
         assert spans[token].since <= reading <= spans[token].until
-        assert report.spans[bisect_right(starts, reading) - 1].token == token
+        assert acting[bisect_right(starts, reading) - 1].token == token
     return {token for _, token in told}
