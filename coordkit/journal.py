@@ -2,7 +2,8 @@
 
 The rule: what lets a body act is on file before the body can act; what ends a term is stamped with the moment of
 its local end. One `os.write` per line to a file opened O_APPEND: processes share a file, and `kill -9` loses at
-most lines not yet written, which the checker counts against us.
+most lines not yet written, which the checker counts against us. A line that a full disk cut short gets its line break
+when there is room again: its writer lives, so the checker is told.
 
 Set COORDKIT_JOURNAL to a path to record; without it a write costs nothing but the look at the variable. Each line has
 `event`, `pid`, `boot` (seconds since the host booted), `mono` (CLOCK_MONOTONIC), `boot_id`, and what the event names:
@@ -60,6 +61,7 @@ class FileJournal:
     def __init__(self, path: str, complain: Callable[[str], object] = lambda _: None) -> None:
         self._complain = complain
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._half = False  # what this process wrote last has no line break yet
         self._boot_id = clock.boot_id()
         self._offset = clock.boottime_offset(os.getpid())
 
@@ -74,11 +76,15 @@ class FileJournal:
             **{name: self._on_host_axis(name, value) for name, value in fields.items()},
         }
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if self._half:
+            line = b"\n" + line
         try:
             written = os.write(self._file, line)
         except OSError as error:  # a full disk ends the record, never a term
             self._complain(f"the journal misses a line: {error}")
             return
+        if written:
+            self._half = not line[:written].endswith(b"\n")
         if written != len(line):
             self._complain("the journal has half a line: no space is left")
 

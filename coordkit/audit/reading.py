@@ -1,22 +1,25 @@
 """Lines to records, and which records are none.
 
-The rule: a line that `kill -9` cut short (at the end of a file, or before the line of another process that shares it)
-was relied on by nobody; it is counted and left out. Whatever else cannot be read is a violation, for it may hide one.
+The rule: every whole record counts, whatever stands before or after it. Half of one, at the end of a file or before the
+line of another process that shares it, is what `kill -9` leaves: nobody relied on it, so it is counted and left out.
+Whatever else cannot be read is a violation, for it may hide one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 
 from coordkit.audit.found import Record
 from coordkit.model import MAX_TOKEN
 
 ROUNDING = 1e-6  # s: clock readings are sums of floats; nobody acts within less
 LONGEST = 1e11  # s: 3,000 years; no clock has been running for longer
-START = b'{"event":'  # how each line begins, as `coordkit.journal` writes it
 UNREADABLE = "unreadable"  # the one field of the record that stands for a line which is no record
 
+_START = '{"event":'  # how each line begins, as `coordkit.journal` writes it
+_DECODER = json.JSONDecoder()
 _PROCESS = ("boot", "pid", "boot_id")
 _ENTRY = ("entry", "election", *_PROCESS)
 _WRITE = ("election", *_PROCESS, "token", "resource", "write")
@@ -34,6 +37,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "refused": _WRITE,
     "fault": ("boot_id", "kind", "target", "since", "until"),
 }
+_EVENTS = tuple(_FIELDS)
 _TIMES = ("boot", "sent", "deadline", "at", "ttl", "since", "until")
 WRITES = ("tried", "accepted", "refused")
 FAULT = "fault"
@@ -48,18 +52,49 @@ def parse(text: bytes) -> tuple[list[Record], int]:
     cut = 0
     *lines, last = text.split(b"\n")
     for line in lines:
-        # Processes that share a file write whole lines, so what follows a cut one begins a line of its own.
-        whole = _record(line)
-        if whole is None and (start := line.rfind(START)) > 0 and line.startswith(START[:start]):
-            whole = _record(line[start:])
-            cut += whole is not None
-        records.append({UNREADABLE: line.decode(errors="backslashreplace")[:200]} if whole is None else whole)
+        cut += _take(line, records, ended=True)
     if last:  # no line break: its writer was killed, or is writing
-        cut += 1
+        cut += _take(last, records, ended=False)
     return records, cut
 
 
-def _record(line: bytes) -> Record | None:
+def holds_journal(records: Iterable[Record], cut: int) -> bool:
+    """Whether this, from `parse`, is of a journal at all, be it with garbage in it."""
+    return bool(cut) or any(record.get("event") in _EVENTS for record in records)
+
+
+def _take(line: bytes, records: list[Record], *, ended: bool) -> int:
+    """Add what one line holds to `records`: how much of it was cut short.
+
+    Processes that share a file write whole lines, so what follows half a line begins a line of its own.
+    """
+    if (whole := _whole(line)) is not None:
+        records.append(whole)
+        return 0
+    text = line.decode(errors="surrogateescape")  # what is no UTF-8 is in no record
+    at = cut = 0
+    while at < len(text) or not at:
+        found, end = _first(text, at)
+        if found is not None:
+            records.append(found)
+            at = end
+            while text[at : at + 1].isspace():
+                at += 1
+            continue
+        after = text.find(_START, at + 1)
+        rest = text[at:] if after < 0 else text[at:after]
+        if rest and (after >= 0 or not ended) and rest.startswith(_START[: len(rest)]):
+            cut += 1
+        else:
+            shown = rest.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            records.append({UNREADABLE: shown[:200]})
+        if after < 0:
+            break
+        at = after
+    return cut
+
+
+def _whole(line: bytes) -> Record | None:
     try:
         value = json.loads(line)
     except ValueError:  # no JSON, or no UTF-8
@@ -67,6 +102,20 @@ def _record(line: bytes) -> Record | None:
     except RecursionError:  # brackets without end
         return None
     return value if isinstance(value, dict) else None
+
+
+def _first(text: str, at: int) -> tuple[Record | None, int]:
+    """The record that begins there, and where it ends."""
+    if not text.startswith(_START, at):
+        return None, at
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+        text[at:end].encode()
+    except ValueError:
+        return None, at
+    except RecursionError:
+        return None, at
+    return (value, end) if isinstance(value, dict) else (None, at)
 
 
 def wrong_with(record: Record) -> str | None:

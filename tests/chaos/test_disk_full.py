@@ -280,7 +280,8 @@ def test_a_journal_on_a_full_disk_ends_no_term(tmp_path: Path) -> None:
         assert other.child.exit_code() == 0, other.child.errors
         records, cut = parse(journal.read_bytes())
         report = judge(records, cut=cut)
-        # Renewals that are not on file make a term seem to outlive its deadline; nothing else is wrong.
-        assert {each.kind for each in report.violations} <= {Kind.BELIEF}, report.violations
+        # Renewals that are not on file make a term seem to outlive its deadline, and half a line is told, for its
+        # writer lives; nothing else is wrong.
+        assert {each.kind for each in report.violations} <= {Kind.BELIEF, Kind.GARBAGE}, report.violations
         assert [span.token for span in report.spans] == [token, after]
-        print(f"{cut} lines cut, {report.records} read, {len(report.violations)} beliefs")
+        print(f"{cut} lines cut, {report.records} read, {len(report.violations)} violations")

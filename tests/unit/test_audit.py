@@ -582,7 +582,7 @@ def test_what_the_journal_writes_can_be_read(tmp_path: Path) -> None:
     assert records[0]["candidate"] == "näme"
 
 
-@given(st.integers(1, len(text(A.won(1.0))) - 1))
+@given(st.integers(1, len(text(A.won(1.0))) - 2))
 def test_a_last_line_cut_anywhere_is_counted(length: int) -> None:
     records, cut = parse(text(A.campaign(0.0)) + text(A.won(1.0))[:length])
     assert (records, cut) == ([A.campaign(0.0)], 1)
@@ -598,12 +598,73 @@ def test_a_cut_line_before_that_of_another_process_is_counted(length: int) -> No
 def test_two_processes_killed_in_one_line_hide_no_third() -> None:
     whole = text(A.won(1.0))
     records, cut = parse(whole[:30] + whole[:50] + text(B.won(30.0)) + whole)
-    assert (records, cut) == ([B.won(30.0), A.won(1.0)], 1)
+    assert (records, cut) == ([B.won(30.0), A.won(1.0)], 2)
+
+
+def test_a_whole_record_counts_without_its_line_break() -> None:
+    """Half a line was missing: its end. Whoever wrote it may have gone on, and led."""
+    whole = text(A.won(1.0))[:-1]
+    assert parse(text(B.won(0.5)) + whole) == ([B.won(0.5), A.won(1.0)], 0)
+    assert parse(whole + text(B.won(5.0))) == ([A.won(1.0), B.won(5.0)], 0)
+    assert kinds(judge(parse(whole + text(B.won(5.0)))[0])) == [Kind.OVERLAP]
+
+
+@given(st.integers(1, len(text(A.won(1.0))) - 2))
+def test_whole_records_count_on_both_sides_of_a_cut_one(length: int) -> None:
+    whole, half = text(A.won(1.0))[:-1], text(A.won(1.0))[:length]
+    named = B.campaign(2.0) | {"candidate": "n\u00e4me"}
+    records, cut = parse(whole + half + whole + half + json.dumps(named, ensure_ascii=False).encode() + half)
+    assert (records, cut) == ([A.won(1.0), A.won(1.0), named], 3)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("rest", [b"hello", b"\xff", b"{}", b"}", b'{"event" : 1', b"[" * 9999])
+def test_garbage_beside_a_whole_record_hides_neither(rest: bytes, end: bytes) -> None:
+    whole = text(A.won(1.0))[:-1]
+    for line, expected in {whole + rest: [A.won(1.0)], rest + whole: [A.won(1.0)], rest: []}.items():
+        records, cut = parse(line + end)
+        assert [record for record in records if record.get("event")] == expected
+        assert kinds(judge(records)) == [Kind.GARBAGE]
+        assert cut == 0
+
+
+def test_a_file_without_line_breaks_is_read_in_a_moment() -> None:
+    assert len(parse(text(A.won(1.0))[:-1] * 20_000)[0]) == 20_000
+
+
+def test_a_line_cut_by_a_full_disk_is_told_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer lives, so it counts as no line that died with its writer."""
+    said: list[str] = []
+    write = os.write
+    journal = FileJournal(str(tmp_path / "journal"), said.append)
+    for name in ("b", "c"):
+        monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:30]))
+        journal.write("campaign", entry="a", candidate="", election="jobs")
+        monkeypatch.undo()
+        journal.write("campaign", entry=name, candidate="", election="jobs")
+    assert said == ["the journal has half a line: no space is left"] * 2
+    records, cut = parse((tmp_path / "journal").read_bytes())
+    assert [record.get("entry") for record in records] == [None, "b", None, "c"]
+    assert kinds(judge(records)) == [Kind.GARBAGE] * 2
+    assert cut == 0
+    os.close(journal._file)
+
+
+def test_a_line_that_lacks_nothing_but_its_line_break_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    journal = FileJournal(str(tmp_path / "journal"))
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:-1]))
+    journal.write("campaign", entry="a", candidate="", election="jobs")
+    monkeypatch.undo()
+    journal.write("campaign", entry="b", candidate="", election="jobs")
+    records, cut = parse((tmp_path / "journal").read_bytes())
+    assert ([record["entry"] for record in records], cut) == (["a", "b"], 0)
+    os.close(journal._file)
 
 
 @pytest.mark.parametrize(
     "line",
-    [b"hello", b"", b"[]", b'"won"', b"{", b'{"event":"won"', b"\xff\xfe", b"[" * 9999, b'hello{"event":"won"}'],
+    [b"hello", b"", b"[]", b'"won"', b"{", b'{"event":"won"', b"\xff\xfe", b"[" * 9999],
 )
 def test_garbage_between_lines_is_a_violation(line: bytes) -> None:
     records, cut = parse(text(A.won(1.0)) + line + b"\n" + text(A.resigned(2.0)))
