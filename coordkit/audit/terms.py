@@ -25,6 +25,7 @@ from itertools import pairwise
 from coordkit.audit.found import Fate, Kind, Record, Span, Violation
 from coordkit.audit.reading import ROUNDING, number
 
+EXPIRED = "expired"  # the reason of a loss that was noticed when the deadline had passed, however late
 _Wrong = tuple[Kind, str, tuple[Record, ...]]
 
 
@@ -87,10 +88,11 @@ class Entry:
         if self._end is not None:
             wrong.append((Kind.SEQUENCE, f"{event} by {self.name}, whose term is over", (self._end,)))
             return wrong
-        late = event in ("renewed", "resigned") and number(record, "at") > self._deadline + ROUNDING
-        if late:
-            by = number(record, "at") - self._deadline
-            wrong.append((Kind.BELIEF, f"{self.name} {event} {by:.6f} s after its deadline", (self._newest,)))
+        by = number(record, "at") - self._deadline if event in ("renewed", "resigned", "lost") else 0.0
+        # Whatever else ended it found it valid still.
+        if by > ROUNDING and not (event == "lost" and record["reason"] == EXPIRED):
+            how = f"lost ({record['reason']})" if event == "lost" else str(event)
+            wrong.append((Kind.BELIEF, f"{self.name} {how} {by:.6f} s after its deadline", (self._newest,)))
         if event == "renewed":
             self._renewals += 1
             if number(record, "sent") >= number(self._newest, "sent"):  # the newest answer stands

@@ -1,9 +1,10 @@
 """Writes to fenced resources: was one accepted that is stale?
 
 The rule: a write is stale if one to the same resource with a higher token of the same election was `accepted` on file
-before this one was `tried`. The first line is written after the resource's answer, and the second before it is asked;
-so the resource had taken the newer leader's word, and then took the older one's. Writes that were on their way at the
-same time prove nothing, in whatever order their answers came.
+before this one was `tried`, or another `refused` with the word of the resource that it had seen such a token. The first
+line is written after the resource's answer, and the second before it is asked; so the resource knew of the newer
+leader, and then took the older one's word. Writes that were on their way at the same time prove nothing, in whatever
+order their answers came.
 
 A write without an answer on file may have happened: its outcome is unknown, which is a number and no violation.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from coordkit.audit.found import Kind, Outcome, Record, Violation, Write
 from coordkit.audit.reading import ROUNDING, boot_of, number
+from coordkit.model import MAX_TOKEN
 
 _SAME = ("election", "resource", "token", "pid")  # in both lines of a write
 
@@ -54,10 +56,10 @@ class Writes:
         found.sort(key=lambda write: (write.boot_id or "", write.tried))
         resources: dict[tuple[str | None, str, str], list[Write]] = {}
         for write in found:
-            if write.outcome is Outcome.ACCEPTED:
+            if write.outcome is not Outcome.UNKNOWN:
                 resources.setdefault((write.boot_id, write.election, write.resource), []).append(write)
-        for accepted in resources.values():
-            self.violations += _stale(accepted)
+        for answered in resources.values():
+            self.violations += _stale(answered)
         return tuple(found)
 
     def _wrong(self, kind: Kind, message: str, *records: Record) -> None:
@@ -80,18 +82,31 @@ def _write(tried: Record, answered: Record | None) -> Write:
     )
 
 
-def _stale(accepted: Iterable[Write]) -> Iterable[Violation]:
-    """Those of the accepted writes to one resource that came after a newer leader's."""
-    answers = sorted(((write.answered or 0.0, write) for write in accepted), key=lambda each: each[0])
+def _seen(write: Write) -> int:
+    """The highest token that the resource had seen for certain when it answered."""
+    if write.outcome is Outcome.ACCEPTED:
+        return write.token
+    newest = write.records[-1].get("newest")
+    return newest if type(newest) is int and 1 <= newest <= MAX_TOKEN else 0
+
+
+def _stale(answered: Iterable[Write]) -> Iterable[Violation]:
+    """Those of the writes to one resource that were accepted after it had seen a newer leader's token."""
+    answers = sorted(((write.answered or 0.0, write) for write in answered), key=lambda each: each[0])
     moments = [moment for moment, _ in answers]
-    highest: list[Write] = []  # of all up to there
+    highest: list[tuple[int, Write]] = []  # token seen, and the write that shows it, of all up to there
     for _, write in answers:
-        highest.append(write if not highest or write.token > highest[-1].token else highest[-1])
+        seen = _seen(write)
+        highest.append((seen, write) if not highest or seen > highest[-1][0] else highest[-1])
     for _, write in answers:
         before = bisect_left(moments, write.tried - ROUNDING)
-        if before and write.token < (newer := highest[before - 1]).token:
+        if write.outcome is not Outcome.ACCEPTED or not before:
+            continue
+        seen, newer = highest[before - 1]
+        if write.token < seen:
+            had = "taken one with" if newer.outcome is Outcome.ACCEPTED else "refused one because it had seen"
             message = (
                 f"{write.resource!r} took a write with token {write.token}, tried at {write.tried:.6f}, although it "
-                f"had taken one with token {newer.token} by {newer.answered:.6f}"
+                f"had {had} token {seen} by {newer.answered:.6f}"
             )
             yield Violation(Kind.STALE, write.election, message, (*newer.records, *write.records))

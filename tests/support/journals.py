@@ -66,6 +66,7 @@ def wrote(
     election: str = "jobs",
     resource: str = "ledger",
     boot_id: str | None = "b1",
+    newest: object = None,
 ) -> list[Record]:
     """The lines of one write."""
     same = {"pid": 7, "boot_id": boot_id, "election": election, "token": token, "resource": resource}
@@ -73,6 +74,8 @@ def wrote(
     lines = [{"event": "tried", "boot": tried, "mono": tried, **same}]
     if answered is not None:
         lines.append({"event": outcome, "boot": answered, "mono": answered, **same})
+    if newest is not None:
+        lines[-1]["newest"] = newest
     return lines
 
 

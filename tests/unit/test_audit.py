@@ -151,6 +151,10 @@ BREACHES: dict[str, tuple[list[Record], list[Kind]]] = {
         [A.won(1.0), A.resigned(1.0 + SPAN + 0.001)],
         [Kind.BELIEF],
     ),
+    "lost by another's word after the deadline": (
+        [A.won(1.0), A.lost(1.0 + SPAN + 0.001, "revoked")],
+        [Kind.BELIEF],
+    ),
     "renewed on a win that was void": (
         [A.won(20.0, sent=1.0), A.renewed(21.0)],
         [Kind.BELIEF],
@@ -185,6 +189,10 @@ BREACHES: dict[str, tuple[list[Record], list[Kind]]] = {
     ),
     "a stale write whose answer came late": (
         [*wrote(4, 3.0, 9.0), *wrote(5, 1.0, 2.0)],
+        [Kind.STALE],
+    ),
+    "a stale write after one whose refusal told of a newer token": (
+        [*wrote(3, 1.0, 2.0, "refused", newest=5), *wrote(4, 3.0, 4.0)],
         [Kind.STALE],
     ),
     "an answer to a write that was not tried": ([*wrote(1, 1.0, 2.0)[1:]], [Kind.SEQUENCE]),
@@ -282,6 +290,10 @@ def test_what_a_process_could_not_write_is_not_held_against_it(lines: tuple[str,
         "nobody knows what became of the newer one": [*wrote(5, 1.0), *wrote(4, 3.0, 4.0)],
         "the newer one was refused": [*wrote(5, 1.0, 2.0, "refused"), *wrote(4, 3.0, 4.0)],
         "both were on their way": [*wrote(5, 1.0, 3.0), *wrote(4, 2.0, 4.0)],
+        "a refusal told of the same token": [*wrote(3, 1.0, 2.0, "refused", newest=4), *wrote(4, 3.0, 4.0)],
+        "a refusal came while it was tried": [*wrote(3, 1.0, 3.5, "refused", newest=5), *wrote(4, 3.0, 4.0)],
+        "a refusal told of nothing": [*wrote(3, 1.0, 2.0, "refused", newest="5"), *wrote(4, 3.0, 4.0)],
+        "a refusal told of no token": [*wrote(3, 1.0, 2.0, "refused", newest=2**63), *wrote(4, 3.0, 4.0)],
         "at the same moment": [*wrote(5, 1.0, 3.0), *wrote(4, 3.0, 4.0)],
         "of the same term": [*wrote(5, 1.0, 2.0), *wrote(5, 3.0, 4.0)],
         "in their order": [*wrote(4, 1.0, 2.0), *wrote(5, 3.0, 4.0)],
@@ -333,7 +345,7 @@ def test_stale_writes_are_those_that_a_comparison_of_all_pairs_finds(
     assert kinds(judge(lines)) == [Kind.STALE] * expected
 
 
-STALE_RULE = ("audit/writes.py", "write.token < (newer := highest[before - 1]).token", "(newer := write) is None")
+STALE_RULE = ("audit/writes.py", "if write.token < seen:", "if seen is None:")
 UNTOLD_RULE = ("audit/notices.py", "if lost and watched and not notices:", "if not lines:")
 EARLIER_RULE = ("audit/writes.py", "bisect_left(moments, write.tried - ROUNDING)", "len(moments)")
 
