@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from coordkit.audit.found import Fate, Fault, Gap, Kind, Outcome, Record, Report, Span, Violation, Write, summary
 from coordkit.audit.judging import judge
-from coordkit.audit.reading import parse
+from coordkit.audit.reading import holds_journal, parse
 
 __all__ = [
     "Fate",
@@ -31,6 +31,7 @@ __all__ = [
     "Span",
     "Violation",
     "Write",
+    "holds_journal",
     "judge",
     "parse",
     "summary",

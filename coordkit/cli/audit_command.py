@@ -1,6 +1,7 @@
 """`coordkit audit FILE…`: judge journals.
 
-The rule: this command reads and prints; what is right and wrong is `coordkit.audit`'s.
+The rule: this command reads and prints; what is right and wrong is `coordkit.audit`'s. Whatever is in a journal, what
+is printed of it has no control characters, and no encoding of the terminal keeps the verdict from being told.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 import click
 
-from coordkit.audit import Fate, Kind, Outcome, Record, Report, judge, parse, summary
+from coordkit.audit import Fate, Kind, Outcome, Record, Report, holds_journal, judge, parse, summary
+from coordkit.cli.options import one_line
 from coordkit.cli.page import page
 
 SHOWN = 20  # violations, in full; --json has them all
+PAGE = b"<!doctype html>"  # how each page begins
 OK, VIOLATED, UNREADABLE = 0, 1, 2
 FATES = {
     Fate.RESIGNED: "resigned",
@@ -46,20 +50,28 @@ def audit(
 
     \b
     Exit codes: 0 every promise was kept, 1 one was violated,
-    2 a file cannot be read or holds no journal, or OUT cannot be written.
+    2 a file cannot be read or holds no journal, or OUT cannot be written
+    or is neither empty nor such a page.
     """
     if within is not None and not 0 <= within < math.inf:
         raise _Refused("--within takes seconds, not less than 0")
     if html is not None:
         _check_place(html, files)
+    _check_once(files)
     records: list[Record] = []
     cut = 0
     for name in files:
         try:
             with open(name, "rb") as file:
-                more, broken = parse(file.read())
-        except OSError as error:
-            raise _Refused(f"{name}: {error.strerror}") from error
+                text = file.read()
+        except (OSError, ValueError) as error:
+            raise _Refused(f"{name}: {_why(error)}") from error
+        if not text:
+            _print(f"Warning: {name} is empty", err=True)
+            continue
+        more, broken = parse(text)
+        if not holds_journal(more, broken):
+            raise _Refused(f"{name}: no line of a journal")
         records += more
         cut += broken
     if not records:
@@ -67,7 +79,7 @@ def audit(
     report = judge(records, cut=cut, within=within)
     if html is not None:
         _write(html, page(report, files, within=within))
-    click.echo(json.dumps(report.as_json(), indent=2) if as_json else as_text(report))
+    _print(json.dumps(report.as_json(), indent=2) if as_json else as_text(report))
     context.exit(OK if report.ok else VIOLATED)
 
 
@@ -80,6 +92,29 @@ def _check_place(html: str, files: Sequence[str]) -> None:
             continue
         if same:
             raise _Refused(f"{html}: the page would take the place of a journal")
+    try:
+        if not os.path.isfile(html):
+            return
+        with open(html, "rb") as file:
+            begins = file.read(len(PAGE))
+    except (OSError, ValueError) as error:
+        raise _Refused(f"{html}: {_why(error)}") from error
+    if begins and begins.lower() != PAGE:
+        raise _Refused(f"{html}: the page would take the place of a file that is none")
+
+
+def _check_once(files: Sequence[str]) -> None:
+    """Lines that are read twice look like two processes of one name."""
+    seen: dict[tuple[int, int], str] = {}
+    for name in files:
+        try:
+            found = os.stat(name)
+        except (OSError, ValueError):  # told when it is read
+            continue
+        key = (found.st_dev, found.st_ino)
+        if key in seen:
+            raise _Refused(f"{name}: the same file as {seen[key]}")
+        seen[key] = name
 
 
 def _write(html: str, text: str) -> None:
@@ -87,7 +122,17 @@ def _write(html: str, text: str) -> None:
         with open(html, "w", encoding="utf-8") as file:
             file.write(text)
     except (OSError, ValueError) as error:
-        raise _Refused(f"{html}: {error.strerror if isinstance(error, OSError) else error}") from error
+        raise _Refused(f"{html}: {_why(error)}") from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    return str((isinstance(error, OSError) and error.strerror) or error)
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    """In the encoding of whoever reads it, whatever that lacks."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 class _Refused(click.ClickException):
@@ -113,8 +158,8 @@ def as_text(report: Report) -> str:
         lines.append(f"{len(report.faults)} fault{'s' * (len(report.faults) != 1)}")
     lines.append(f"{report.records} records, {report.cut} cut short by the death of their writer")
     for violation in report.violations[:SHOWN]:
-        lines.append(f"VIOLATION ({violation.kind.value}) in {violation.election!r}: {violation.message}")
-        lines += (f"    {json.dumps(dict(record))}" for record in violation.records)
+        lines.append(one_line(f"VIOLATION ({violation.kind.value}) in {violation.election!r}: {violation.message}"))
+        lines += (f"    {one_line(json.dumps(dict(record)))}" for record in violation.records)
     if len(report.violations) > SHOWN:
         lines.append(f"... and {len(report.violations) - SHOWN} more (--json has them all)")
     lines.append("no violation" if report.ok else f"{len(report.violations)} violations")

@@ -738,7 +738,7 @@ def test_a_violation_is_exit_1_and_shown_with_its_lines(journals: list[str], tmp
 
 
 def test_many_violations_are_counted_and_not_all_shown(tmp_path: Path) -> None:
-    (tmp_path / "j").write_bytes(b"garbage\n" * 99)
+    (tmp_path / "j").write_bytes(b"garbage\n" * 99 + text(A.won(1.0)))
     result = CliRunner().invoke(audit, [str(tmp_path / "j")])
     assert result.exit_code == 1
     assert "... and 79 more" in result.output
@@ -753,6 +753,63 @@ def test_what_cannot_be_read_is_exit_2_without_a_traceback(arguments: list[str])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     assert "rror: " in result.output
+
+
+@pytest.mark.parametrize("content", [b"garbage\n" * 3, b"garbage", b"\0\1 {}", b'{"event":"crowned"}\n', b"[]\n"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_that_is_no_journal_is_refused_beside_one(
+    journals: list[str], tmp_path: Path, content: bytes, first: bool
+) -> None:
+    (tmp_path / "other").write_bytes(content)
+    other = str(tmp_path / "other")
+    result = CliRunner().invoke(audit, [other, *journals] if first else [*journals, other])
+    assert result.exit_code == 2
+    assert f"Error: {other}: no line of a journal" in result.output
+
+
+def test_an_empty_file_is_told_of_and_changes_nothing(journals: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    empty = str(tmp_path / "empty")
+    result = CliRunner().invoke(audit, [empty, *journals])
+    assert result.exit_code == 0
+    assert result.stderr == f"Warning: {empty} is empty\n"
+    assert result.stdout == CliRunner().invoke(audit, journals).stdout
+    assert CliRunner().invoke(audit, [empty]).exit_code == 2
+
+
+def test_a_file_with_nothing_but_half_a_line_is_a_journal(journals: list[str], tmp_path: Path) -> None:
+    (tmp_path / "half").write_bytes(text(A.won(1.0))[:40])
+    result = CliRunner().invoke(audit, [*journals, str(tmp_path / "half")])
+    assert result.exit_code == 0
+    assert "4 records, 1 cut short" in result.output
+
+
+def test_one_file_is_judged_once(journals: list[str], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(journals[0])
+    for again in (journals[0], str(tmp_path / "link")):
+        result = CliRunner().invoke(audit, [*journals, again])
+        assert result.exit_code == 2
+        assert f"Error: {again}: the same file as {journals[0]}" in result.output
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-16"])
+@pytest.mark.parametrize("name", ["\x1b[2Jno violation", "a\nno violation", "\x7f\x9b", "\ud800", "\u202e", "\u5831"])
+def test_no_name_writes_to_the_terminal_but_as_text(tmp_path: Path, name: str, encoding: str) -> None:
+    lines = [Candidate(name, 1, election=name, label=name).won(1.0)] * 2
+    lines += [A.won(1.0), A.lost(99.0, name), *wrote(2, 1.0, 2.0, resource=name), *wrote(1, 3.0, 4.0, resource=name)]
+    (tmp_path / "j").write_bytes(text(*lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "coordkit", "audit", str(tmp_path / "j")],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    told = done.stdout.decode(encoding)
+    assert told.splitlines()[-1] == "3 violations"
+    assert not [char for char in told if not (char.isprintable() or char == "\n")]
+    assert not [line for line in told.splitlines() if line.startswith("no violation")]
 
 
 def test_neighbours_of_a_void_win_are_compared() -> None:

@@ -369,6 +369,21 @@ def test_a_page_that_cannot_be_written_is_exit_2_without_a_traceback(journal: st
     assert re.search(r"Error: \S+: \S", result.output)
 
 
+def test_the_page_takes_the_place_of_a_page_and_of_no_other_file(journal: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    for before in ("", None):
+        if before is not None:
+            out.write_text(before)
+        assert CliRunner().invoke(audit, [journal, "--html", str(out)]).exit_code == 0
+        assert out.read_text().startswith("<!doctype html>")
+    for before in ("notes", '{"event":"won"}\n', "<html>"):
+        out.write_text(before)
+        result = CliRunner().invoke(audit, [journal, "--html", str(out)])
+        assert result.exit_code == 2
+        assert "would take the place of a file that is none" in result.output
+        assert out.read_text() == before
+
+
 def test_the_page_does_not_take_the_place_of_a_journal(journal: str, tmp_path: Path) -> None:
     before = Path(journal).read_bytes()
     (tmp_path / "link").symlink_to(journal)
