@@ -88,6 +88,11 @@ class FileJournal:
         if written != len(line):
             self._complain("the journal has half a line: no space is left")
 
+    def close(self) -> None:
+        """Give the file up; what is written later is complained of."""
+        file, self._file = self._file, -1
+        os.close(file)
+
     def _on_host_axis(self, name: str, value: object) -> object:
         if name in ("sent", "deadline", "at") and isinstance(value, float):
             return value - self._offset
@@ -99,13 +104,17 @@ def journal_from_environment(complain: Callable[[str], object] = lambda _: None)
     path = os.environ.get("COORDKIT_JOURNAL")
     if not path:
         return NoJournal()
+    return _open(path, complain)
+
+
+def _open(path: str, complain: Callable[[str], object]) -> FileJournal:
     try:
         return FileJournal(path, complain)
     except (OSError, ValueError) as error:
         raise ConfigError(f"COORDKIT_JOURNAL: {error}") from error
 
 
-_opened: dict[tuple[int, str], Journal] = {}  # by process and path, for those who have no engine; never closed
+_opened: dict[tuple[int, str], FileJournal] = {}  # by process and path, for those who have no engine
 
 
 def journal_of_this_process() -> Journal:
@@ -115,6 +124,17 @@ def journal_of_this_process() -> Journal:
         return _NONE
     key = (os.getpid(), path)
     found = _opened.get(key)
-    if found is None:  # two threads may open it at once: one line each is all that differs
-        found = _opened.setdefault(key, journal_from_environment(_log.error))
+    if found is None:
+        _close_inherited(key[0])
+        opened = _open(path, _log.error)
+        found = _opened.setdefault(key, opened)
+        if found is not opened:  # another thread was faster
+            opened.close()
     return found
+
+
+def _close_inherited(pid: int) -> None:
+    """What a forked child has of its parents' journals."""
+    for key in list(_opened):
+        if key[0] != pid and (inherited := _opened.pop(key, None)) is not None:
+            inherited.close()

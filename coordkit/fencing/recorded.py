@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
+from weakref import WeakSet
 
 from coordkit import clock
 from coordkit.errors import ConfigError, StaleToken
 from coordkit.journal import NoJournal, journal_of_this_process
 from coordkit.model import FencingToken, check_token
+
+_seen: WeakSet[StaleToken] = WeakSet()  # those that have left a block
 
 
 @contextmanager
@@ -26,11 +29,13 @@ def recorded(token: FencingToken, resource: str) -> Iterator[None]:
             connection.execute(...)
 
     The block ends: accepted. `StaleToken` of this token leaves it: refused. Whatever else leaves it: its outcome is
-    unknown, for the write may have happened. Every exception goes on. The block may await.
+    unknown, for the write may have happened. Every exception goes on. The block may await. Of blocks within each other
+    that one `StaleToken` leaves, the innermost is refused; what became of the others, nobody knows.
 
     `resource` names what one fence guards: writes of the same election to the same name are compared, those of
     several hosts, or boots, never. The danger: around less than the whole write, such as without the commit, `accepted`
-    says too much. An operator who lowers a fence makes the audit tell of stale writes, as it should.
+    says too much; likewise where the block itself catches `StaleToken` and goes on. An operator who lowers a fence
+    makes the audit tell of stale writes, as it should.
 
     Raises `ConfigError` if the journal cannot be opened. Two lines, each one `write` of the system.
     """
@@ -51,7 +56,9 @@ def recorded(token: FencingToken, resource: str) -> Iterator[None]:
     try:
         yield
     except StaleToken as stale:
-        if stale.offered == token:
+        first = stale not in _seen  # by no block within this one
+        _seen.add(stale)
+        if first and stale.offered == token:
             journal.write("refused", **write, newest=stale.newest.value)
         raise
     journal.write("accepted", **write)

@@ -71,6 +71,29 @@ def test_whatever_else_ends_the_block_leaves_the_outcome_unknown(lines: Lines, e
     assert judge(lines()).count_writes(Outcome.UNKNOWN) == 1
 
 
+def test_of_blocks_within_each_other_only_the_innermost_was_refused(lines: Lines) -> None:
+    """The outer resource may have taken it: no fence of its own has said otherwise."""
+    fence = MemoryFence()
+    fence.admit(TWO)
+    with pytest.raises(StaleToken), recorded(ONE, "outer"), recorded(ONE, "middle"):
+        with recorded(ONE, "inner"):
+            pass
+        with recorded(ONE, "inner"):
+            fence.admit(ONE)
+    told = [(write.resource, write.outcome) for write in judge(lines()).writes]
+    assert told == [
+        ("outer", Outcome.UNKNOWN),
+        ("middle", Outcome.UNKNOWN),
+        ("inner", Outcome.ACCEPTED),
+        ("inner", Outcome.REFUSED),
+    ]
+    with pytest.raises(StaleToken), recorded(ONE, "outer"):
+        with recorded(ONE, "inner"):
+            pass
+        fence.admit(ONE)
+    assert judge(lines()).count_writes(Outcome.REFUSED) == 2
+
+
 def test_an_admission_that_is_rolled_back_was_not_accepted(lines: Lines, tmp_path: Path) -> None:
     """The fence forgets it, and so takes an older token after it: no stale write, and none on file."""
     engine, fence = create_engine(f"sqlite:///{tmp_path / 'db'}"), SQLFence()
@@ -135,6 +158,72 @@ def test_a_journal_may_be_named_later(tmp_path: Path, monkeypatch: pytest.Monkey
         with recorded(ONE, "ledger"):
             pass
         assert len(parse((tmp_path / name).read_bytes())[0]) == 2
+
+
+def descriptors(path: Path) -> int:
+    return sum(
+        os.path.islink(f"/proc/self/fd/{each}") and os.readlink(f"/proc/self/fd/{each}") == str(path)
+        for each in os.listdir("/proc/self/fd")
+    )
+
+
+def test_threads_that_open_it_at_once_leave_one_open(lines: Lines, tmp_path: Path, monkeypatch) -> None:
+    together, opened = threading.Barrier(4), os.open
+
+    def open_together(*args: object) -> int:
+        found = opened(*args)
+        if args[0] == str(tmp_path / "journal"):
+            together.wait(60)
+        return found
+
+    def write() -> None:
+        with recorded(ONE, "ledger"):
+            pass
+
+    monkeypatch.setattr(os, "open", open_together)
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    assert descriptors(tmp_path / "journal") == 1
+    records, _ = parse((tmp_path / "journal").read_bytes())
+    assert judge(records).count_writes(Outcome.ACCEPTED) == 4
+
+
+def fork_and_fork() -> None:
+    """In a process of its own: it, its child and its grandchild record."""
+    for generation in range(3):
+        with recorded(ONE, "ledger"):
+            pass
+        path = Path(os.environ["COORDKIT_JOURNAL"])
+        if descriptors(path) != 1:
+            os._exit(1)
+        block = recorded(ONE, "ledger")
+        if generation == 1:
+            block.__enter__()
+        child = os.fork()
+        if child:
+            _, status = os.waitpid(child, 0)
+            os._exit(os.waitstatus_to_exitcode(status))
+        if generation == 1:
+            with recorded(ONE, "ledger"):
+                pass
+            with open(path.parent / "other", "wb", buffering=0):  # may have the number that was closed
+                block.__exit__(None, None, None)
+            if (path.parent / "other").stat().st_size:
+                os._exit(2)
+    os._exit(0)
+
+
+def test_a_forked_child_closes_what_it_has_of_its_parents(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Child(fork_and_fork, env={"COORDKIT_JOURNAL": str(path)}) as child:
+        assert child.exit_code() == 0, child.errors
+    records, cut = parse(path.read_bytes())
+    assert cut == 0
+    assert len({record["pid"] for record in records}) == 3
 
 
 def test_a_line_is_one_call_of_the_system(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
