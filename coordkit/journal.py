@@ -6,7 +6,8 @@ most lines not yet written, which the checker counts against us. A line that a f
 when there is room again: its writer lives, so the checker is told.
 
 Set COORDKIT_JOURNAL to a path to record; without it a write costs nothing but the look at the variable. Each line has
-`event`, `pid`, `boot` (seconds since the host booted), `mono` (CLOCK_MONOTONIC), `boot_id`, and what the event names:
+`event`, `pid`, `process` (new for each process, for pids come again), `boot` (seconds since the host booted), `mono`
+(CLOCK_MONOTONIC), `boot_id`, and what the event names:
 
   campaign  entry candidate election                  a candidate begins
   won       entry candidate election token ttl sent deadline   before the term is handed over
@@ -23,7 +24,7 @@ Of writes to a resource, by `coordkit.fencing.recorded`; `write` is new for each
   accepted  election token resource write             right after it has answered
   refused   election token resource write newest      likewise; `newest`: the token that it had seen
 
-Of faults, by whoever causes them, such as a test; without `pid`, `boot` and `mono`:
+Of faults, by whoever causes them, such as a test; without `pid`, `process`, `boot` and `mono`:
 
   fault     kind target since until boot_id [blocks]  on the axis of `boot`; `blocks`: nobody can be elected meanwhile
 
@@ -70,6 +71,7 @@ class FileJournal:
         record = {
             "event": event,
             "pid": os.getpid(),
+            "process": _process(),
             "boot": clock.host_boottime(),
             "mono": clock.system_clock().now().mono,
             "boot_id": self._boot_id,
@@ -112,6 +114,15 @@ def _open(path: str, complain: Callable[[str], object]) -> FileJournal:
         return FileJournal(path, complain)
     except (OSError, ValueError) as error:
         raise ConfigError(f"COORDKIT_JOURNAL: {error}") from error
+
+
+_names: dict[int, str] = {}  # of processes, by pid: a forked child inherits its parent's
+
+
+def _process() -> str:
+    """What no other process is called, and all journals of this one say."""
+    pid = os.getpid()
+    return _names.get(pid) or _names.setdefault(pid, f"{clock.system_chance().getrandbits(64):016x}")
 
 
 _opened: dict[tuple[int, str], FileJournal] = {}  # by process and path, for those who have no engine

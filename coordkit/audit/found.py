@@ -1,4 +1,7 @@
-"""What the judge finds in journals, as values. The rule: times are seconds on the `boot` axis of a `boot_id`."""
+"""What the judge finds in journals, as values. The rule: times are seconds on the `boot` axis of a `boot_id`.
+
+Where the platform has no boot id, a span's is "(host NAME)" if its entry names the host, else None.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,7 @@ class Span:
     reason: str | None  # why it was lost
     renewals: int
     records: tuple[Record, ...]
+    telling: tuple[Record, ...]  # of these the win, the newest promise and the end
 
 
 @dataclass(frozen=True, slots=True)

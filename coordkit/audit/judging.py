@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from coordkit.audit.found import Fault, Kind, Record, Report, Violation
 from coordkit.audit.notices import wrong_notices
-from coordkit.audit.reading import FAULT, WRITES, boot_of, number, wrong_with
+from coordkit.audit.reading import FAULT, WRITES, boot_of, number, process_of, wrong_with
 from coordkit.audit.recovery import gaps, too_long
 from coordkit.audit.terms import Entry, compare, given_twice, neighbours
 from coordkit.audit.writes import Writes
@@ -20,7 +20,7 @@ def judge(records: Iterable[Record], *, cut: int = 0, within: float | None = Non
     """
     violations: list[Violation] = []
     entries: dict[tuple[object, object], Entry] = {}
-    last_seen: dict[tuple[object, object], float] = {}  # by boot and process
+    last_seen: dict[tuple[object, object, object], float] = {}  # by process
     writes, faults = Writes(), []
     counted = candidates = jeopardies = 0
     for record in records:
@@ -33,7 +33,7 @@ def judge(records: Iterable[Record], *, cut: int = 0, within: float | None = Non
         if event == FAULT:
             faults.append(_fault(record))
             continue
-        process = (record["boot_id"], record["pid"])
+        process = process_of(record)
         last_seen[process] = max(last_seen.get(process, 0.0), number(record, "boot"))
         if event in WRITES:
             writes.take(record)
@@ -46,10 +46,10 @@ def judge(records: Iterable[Record], *, cut: int = 0, within: float | None = Non
             entry = entries[key] = Entry(boot_of(record), str(record["election"]), str(record["entry"]))
         violations += entry.follow(record)
     for entry in entries.values():
-        seen = last_seen[entry.boot_id, entry.lines[0]["pid"]]
+        seen = last_seen[process_of(entry.lines[0])]
         violations += wrong_notices(entry.name, entry.election, entry.told(), seen)
     spans = [span for entry in entries.values() if (span := entry.span()) is not None]
-    spans.sort(key=lambda span: (span.boot_id or "", span.election, span.since, span.token))
+    spans.sort(key=lambda span: (span.boot_id is not None, span.boot_id or "", span.election, span.since, span.token))
     violations += given_twice(spans)
     pairs = list(neighbours(spans))
     for before, after, furthest in pairs:

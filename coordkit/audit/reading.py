@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 
 from coordkit.audit.found import Record
@@ -37,6 +38,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "refused": _WRITE,
     "fault": ("boot_id", "kind", "target", "since", "until"),
 }
+_ID = re.compile(r"@([^@:]+):([0-9]+):[0-9a-f]+\Z")
 _EVENTS = tuple(_FIELDS)
 _TIMES = ("boot", "sent", "deadline", "at", "ttl", "since", "until")
 WRITES = ("tried", "accepted", "refused")
@@ -155,6 +157,21 @@ def number(record: Record, name: str) -> float:
 
 
 def boot_of(record: Record) -> str | None:
-    """On which boot it was written."""
+    """On which boot it was written: what shares its axis. Without a boot id, the host that the entry names."""
     boot_id = record["boot_id"]
-    return boot_id if isinstance(boot_id, str) else None
+    if isinstance(boot_id, str):
+        return boot_id
+    host = _host_of(record)
+    return None if host is None else f"(host {host})"
+
+
+def process_of(record: Record) -> tuple[object, object, object]:
+    """Which process has written it. A pid alone does not tell: the containers of one boot have the same ones."""
+    process = record.get("process")
+    return record["boot_id"], record["pid"], process if isinstance(process, str) else _host_of(record)
+
+
+def _host_of(record: Record) -> str | None:
+    """The host in a candidate's id, as `coordkit.clock.new_candidate_id` makes it."""
+    found = _ID.search(str(record.get("entry")))
+    return found[1] if found and found[2] == str(record["pid"]) else None

@@ -117,6 +117,7 @@ class Entry:
             fate = Fate.VOID
         token = won["token"]
         assert isinstance(token, int)
+        newest = self._newest if self._newest is not won else None
         return Span(
             self.boot_id,
             self.election,
@@ -130,6 +131,7 @@ class Entry:
             reason,
             self._renewals,
             tuple(self.lines),
+            tuple(record for record in (won, newest, self._end) if record is not None),
         )
 
 
@@ -166,7 +168,7 @@ def compare(before: Span, after: Span, furthest: Span) -> list[Violation]:
             f"{min(after.until, furthest.until) - after.since:.6f} s: [{after.since:.6f}, {after.until:.6f}] "
             f"and [{furthest.since:.6f}, {furthest.until:.6f}]"
         )
-        wrong.append(Violation(Kind.OVERLAP, after.election, message, (*furthest.records, *after.records)))
+        wrong.append(Violation(Kind.OVERLAP, after.election, message, (*furthest.telling, *after.telling)))
     if after.token < before.token:
         message = f"token {after.token} of {after.entry} came after {before.token} of {before.entry}"
         wrong.append(Violation(Kind.TOKEN, after.election, message, (_win(before), _win(after))))
@@ -174,4 +176,4 @@ def compare(before: Span, after: Span, furthest: Span) -> list[Violation]:
 
 
 def _win(span: Span) -> Record:
-    return next(record for record in span.records if record["event"] == "won")
+    return span.telling[0]

@@ -53,7 +53,7 @@ class Writes:
     def finish(self) -> tuple[Write, ...]:
         """All writes, in the order in which they were tried; what is stale among them is in `violations` then."""
         found = [_write(tried, self._answered.get(key)) for key, tried in self._tried.items()]
-        found.sort(key=lambda write: (write.boot_id or "", write.tried))
+        found.sort(key=lambda write: (write.boot_id is not None, write.boot_id or "", write.tried))
         resources: dict[tuple[str | None, str, str], list[Write]] = {}
         for write in found:
             if write.outcome is not Outcome.UNKNOWN:

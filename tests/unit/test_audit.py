@@ -79,6 +79,20 @@ def test_two_boots_are_not_compared(other: str | None) -> None:
     assert judge([A.won(1.0), elsewhere.won(2.0)]).ok
 
 
+def test_no_boot_and_a_boot_without_a_name_are_two() -> None:
+    lines = [A.won(1.0), Candidate("b", 2, boot_id="").won(2.0), Candidate("c", 3, boot_id=None).won(3.0)]
+    none = [{**lines[0], "boot_id": None}, *lines[1:]]
+    assert kinds(judge(none)) == [Kind.OVERLAP]
+
+
+def test_hosts_without_a_boot_id_are_told_apart_by_their_entries() -> None:
+    def won(host: str, token: int, at: float) -> Record:
+        return Candidate(f"x@{host}:7:0{token}", token, boot_id=None).won(at)
+
+    assert judge([won("mac1", 2, 1.0), won("mac2", 1, 2.0)]).ok
+    assert kinds(judge([won("mac1", 1, 1.0), won("mac2", 1, 1.5), won("mac1", 2, 2.0)])) == [Kind.OVERLAP]
+
+
 def test_terms_that_touch_do_not_overlap() -> None:
     assert judge([A.won(1.0), A.resigned(2.0), B.won(2.0)]).ok
 
@@ -173,6 +187,10 @@ BREACHES: dict[str, tuple[list[Record], list[Kind]]] = {
     ),
     "callbacks that were not told of a loss": (
         [A.won(1.0), A.watched(1.0), A.lost(2.0, "revoked"), Candidate("z", 1, election="else").campaign(12.0)],
+        [Kind.NOTICE],
+    ),
+    "callbacks, and no end, though its process lived on": (
+        [A.won(1.0), A.watched(1.0), A.renewed(4.0), Candidate("z", 1, election="else").campaign(4.0 + SPAN + 10.0)],
         [Kind.NOTICE],
     ),
     "callbacks registered late that were not told": (
@@ -271,12 +289,52 @@ def test_every_kind_has_its_breach() -> None:
         "told before the loss was on file": [A.watched(1.0), A.notified(2.0), A.lost(2.1, "revoked")],
         "told, and killed before the loss was on file": [A.watched(1.0), A.notified(2.0)],
         "another process lived on": [A.watched(1.0), A.lost(2.0, "revoked"), B.won(99.0)],
+        "it led on and on": [A.watched(1.0), A.renewed(10.0), A.renewed(19.0), A.renewed(28.0)],
+        "it has an end, and lived on": [A.watched(1.0), A.resigned(2.0), Candidate("z", 1, election="e").won(99.0)],
+        "killed while it led": [A.watched(1.0), Candidate("z", 1, election="e").won(20.7)],
+        "its process is another": [
+            {**A.watched(1.0), "process": "p"},
+            *({**line, "process": "q"} for line in (A.lost(2.0, "revoked"), *wrote(1, 99.0))),
+        ],
         "of another boot": [A.watched(1.0), A.lost(2.0), Candidate("z", 1, election="e", boot_id="b2").won(99.0)],
     }.items(),
     ids=lambda each: each[0],
 )
 def test_what_a_process_could_not_write_is_not_held_against_it(lines: tuple[str, list[Record]]) -> None:
     assert judge([A.won(1.0), *lines[1]]).ok
+
+
+def test_a_pid_that_comes_again_is_another_process() -> None:
+    """As in the containers of one host. Where no line names its process, the host in the candidate's id tells."""
+
+    def lines(first: str, second: str, **process: str) -> list[Record]:
+        old, new = Candidate(first, 1), Candidate(second, 2)
+        one, two = ({"process": process[name]} if process else {} for name in ("one", "two"))
+        before = [old.won(1.0), old.watched(1.0), old.lost(2.0, "revoked")]
+        return [
+            *({**line, **one} for line in before),
+            *({**line, **two} for line in (new.campaign(3.0), new.won(20.0))),
+        ]
+
+    assert judge(lines("x@pod1:7:0a", "x@pod2:7:0b")).ok
+    assert judge(lines("x@pod1:7:0a", "x@pod1:7:0b", one="p", two="q")).ok
+    assert kinds(judge(lines("x@pod1:7:0a", "x@pod1:7:0b"))) == [Kind.NOTICE]
+    assert kinds(judge(lines("x@pod1:7:0a", "x@pod1:7:0b", one="p", two="p"))) == [Kind.NOTICE]
+
+
+def test_all_journals_of_a_process_name_it_alike_and_a_child_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journals = [FileJournal(str(tmp_path / name)) for name in "ab"]
+    for journal in journals:
+        journal.write("campaign", entry="a", candidate="", election="jobs")
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
+    journals[1].write("campaign", entry="c", candidate="", election="jobs")
+    monkeypatch.undo()
+    for journal in journals:
+        journal.close()
+    (one,), (two, three) = (parse((tmp_path / name).read_bytes())[0] for name in "ab")
+    assert one["process"] == two["process"] != three["process"]
 
 
 # -- writes --------------------------------------------------------------------------------------------------------
@@ -459,6 +517,14 @@ def test_a_violation_shows_both_terms() -> None:
     assert overlap.records == (*records,)
     assert overlap.election == "jobs"
     assert "b led while a did, for 5.798000 s" in overlap.message
+
+
+def test_an_overlap_is_shown_by_the_lines_that_tell_it() -> None:
+    """Not with every renewal: that of a long term with many others would not fit into the memory."""
+    late = A.renewed(9.5)
+    records = [A.campaign(0.0), A.won(1.0), A.renewed(4.0), A.renewed(9.0), late, A.renewed(9.6, sent=8.0), B.won(11.0)]
+    (overlap,) = judge([*records, A.jeopardy(12.0), A.lost(18.0, "revoked")]).violations
+    assert overlap.records == (A.won(1.0), late, A.lost(18.0, "revoked"), B.won(11.0))
 
 
 def test_a_leader_of_long_ago_is_not_forgotten() -> None:

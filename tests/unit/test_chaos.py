@@ -79,7 +79,7 @@ def test_faults_are_read_as_they_were_made(tmp_path: Path) -> None:
 def span(pid: int, since: float, until: float, fate: Fate, reason: str | None = None, election: str = "a") -> Span:
     token = int(since * 1000)
     records = ({"event": "won", "pid": pid},)
-    return Span("boot", election, f"entry {since}", token, since, since, until, until, fate, reason, 0, records)
+    return Span("boot", election, f"entry {since}", token, since, since, until, until, fate, reason, 0, records, ())
 
 
 def killed(pid: int, at: float) -> Fault:
