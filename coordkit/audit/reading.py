@@ -38,7 +38,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "refused": _WRITE,
     "fault": ("boot_id", "kind", "target", "since", "until"),
 }
-_ID = re.compile(r"@([^@:]+):([0-9]+):[0-9a-f]+\Z")
+_ID = re.compile(r"@([^@:]+):[0-9]+:[0-9a-f]+\Z")
 _EVENTS = tuple(_FIELDS)
 _TIMES = ("boot", "sent", "deadline", "at", "ttl", "since", "until")
 WRITES = ("tried", "accepted", "refused")
@@ -158,7 +158,7 @@ def number(record: Record, name: str) -> float:
 
 def boot_of(record: Record) -> str | None:
     """On which boot it was written: what shares its axis. Without a boot id, the host that the entry names."""
-    boot_id = record["boot_id"]
+    boot_id = record.get("boot_id")
     if isinstance(boot_id, str):
         return boot_id
     host = _host_of(record)
@@ -174,4 +174,4 @@ def process_of(record: Record) -> tuple[object, object, object]:
 def _host_of(record: Record) -> str | None:
     """The host in a candidate's id, as `coordkit.clock.new_candidate_id` makes it."""
     found = _ID.search(str(record.get("entry")))
-    return found[1] if found and found[2] == str(record["pid"]) else None
+    return found[1] if found else None

@@ -313,6 +313,16 @@ def test_however_much_there_is_what_is_drawn_is_bounded(
     assert len(page(report)) < 10_000_000
 
 
+def test_a_violation_of_a_host_without_a_boot_id_is_marked_there() -> None:
+    lines = [Candidate(f"x@{host}:7:0{n}", n, boot_id=None).won(float(n)) for host in ("m1", "m2") for n in (1, 2)]
+    report = judge(lines)
+    assert len(report.violations) == 2
+    assert [(boot.boot_id, [each.violations for each in boot.elections]) for boot in boots(report)] == [
+        ("(host m1)", [1]),
+        ("(host m2)", [1]),
+    ]
+
+
 def test_elections_with_violations_come_first_and_are_never_left_out() -> None:
     z = Candidate("z1", 1, election="zz"), Candidate("z2", 2, election="zz")
     report = judge([*history(2, elections=300), z[0].won(1.0), z[1].won(2.0)])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor, log10
 
 from coordkit.audit import Fate, Fault, Outcome, Report, Span, Violation, Write
-from coordkit.audit.reading import LONGEST
+from coordkit.audit.reading import LONGEST, boot_of
 
 STRIPS = 200  # of a page
 TERMS = 30  # of a strip, as long as STRIPS allow it
@@ -111,8 +111,7 @@ def boots(report: Report) -> list[Boot]:
         found.setdefault(fault.boot_id, {})
     for number, violation in enumerate(report.violations):
         for record in reversed(violation.records):
-            boot_id, at = record.get("boot_id"), record.get("boot")
-            elections = found.get(boot_id if isinstance(boot_id, str) else None, {})
+            at, elections = record.get("boot"), found.get(boot_of(record), {})
             if isinstance(at, (int, float)) and abs(at) <= LONGEST and violation.election in elections:
                 elections[violation.election].violations.append((number, float(at), violation))
                 break
