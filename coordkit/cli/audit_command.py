@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from coordkit.audit import Fate, Kind, Outcome, Record, Report, holds_journal, judge, parse, summary
-from coordkit.cli.options import one_line
+from coordkit.cli.options import one_line, say
 from coordkit.cli.page import page
 
 SHOWN = 20  # violations, in full; --json has them all
@@ -67,7 +67,7 @@ def audit(
         except (OSError, ValueError) as error:
             raise _Refused(f"{name}: {_why(error)}") from error
         if not text:
-            _print(f"Warning: {name} is empty", err=True)
+            say(f"warning: {name} is empty")
             continue
         more, broken = parse(text)
         if not holds_journal(more, broken):
@@ -129,10 +129,10 @@ def _why(error: OSError | ValueError) -> str:
     return str((isinstance(error, OSError) and error.strerror) or error)
 
 
-def _print(text: str, *, err: bool = False) -> None:
+def _print(text: str) -> None:
     """In the encoding of whoever reads it, whatever that lacks."""
-    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 class _Refused(click.ClickException):

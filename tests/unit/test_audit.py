@@ -838,7 +838,7 @@ def test_an_empty_file_is_told_of_and_changes_nothing(journals: list[str], tmp_p
     empty = str(tmp_path / "empty")
     result = CliRunner().invoke(audit, [empty, *journals])
     assert result.exit_code == 0
-    assert result.stderr == f"Warning: {empty} is empty\n"
+    assert result.stderr == f"coordkit: warning: {empty} is empty\n"
     assert result.stdout == CliRunner().invoke(audit, journals).stdout
     assert CliRunner().invoke(audit, [empty]).exit_code == 2
 
