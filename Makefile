@@ -16,9 +16,8 @@ DIST := dist
 PYTHONS := python3.13 python3.12 python3.11 python3 /usr/bin/python3
 # More arguments for every pytest run, such as PYTEST_ARGS='-k lease'.
 PYTEST_ARGS ?=
-# Most tests wait more than they work; a chaos run has many processes of its own.
-WORKERS ?= -n 3
-FAULT_WORKERS ?= -n 2
+# Most tests wait more than they work.
+WORKERS ?= -n 2
 SIMULATE_SECONDS ?= 300
 CHAOS_SECONDS ?= 600
 CHAOS_TERMS ?= 5000
@@ -112,7 +111,7 @@ unmeasured: $(READY)
 
 faults: $(READY)
 	@mkdir -p $(REPORTS)
-	$(PYTHON) -m pytest $(FAULT_WORKERS) $(PYTEST_ARGS) --junit-xml=$(REPORTS)/faults.xml tests/chaos
+	$(PYTEST) --junit-xml=$(REPORTS)/faults.xml tests/chaos
 
 # The containers of docker-compose.yml; `compose-up` is for trying things by hand, `test-compose` has its own.
 compose-up: $(READY)  ## start the servers of docker-compose.yml and wait for them

@@ -142,6 +142,8 @@ class AsyncTerm(OwnedTerm):
             lost = end is not None and end.state is TermState.LOST
             block, self._block = self._block, None
             self._in_block = False
+            if lost and self._loop is asyncio.get_running_loop():
+                self._take_callbacks()  # now: the loop may be closed before the engine's call gets to it
             try:
                 ours = block.close(error) if block is not None else False
             except RuntimeError:

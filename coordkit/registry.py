@@ -174,7 +174,7 @@ def parse(url: str, more: Mapping[str, object] | None = None) -> Address:
         raise ConfigError("a backend URL has no control characters")
     credentials, at, netloc = netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    if scheme.hosts and not at and "@" in path + query:
+    if scheme.hosts and "@" in path + query:  # what looks like a host may be the end of a password
         raise ConfigError("a '/' or '?' stands before the '@' of a backend URL: percent-encode it, and any later '@'")
     if not scheme.hosts and (netloc or (at and not scheme.login)):
         raise ConfigError(f"{scheme_name}:// names no host: write three slashes, {scheme_name}:///path")

@@ -90,10 +90,10 @@ class Tenure:
         timed = self._end.get("timed")
         if timed is not None:
             return timed
-        if end.reason is not LossReason.EXPIRED:  # there, no clock let a check pass after that reading
-            after = self.clock.now()
-            deadline = self.promise.sent.boot + self.promise.span
-            end = replace(end, at=after._replace(boot=max(end.at.boot, min(after.boot, deadline))))
+        after = self.clock.now()
+        boot = min(after.boot, self.promise.sent.boot + self.promise.span)  # beyond the deadline no check passes
+        if boot > end.at.boot:
+            end = replace(end, at=after._replace(boot=boot))
         return self._end.setdefault("timed", end)
 
     def extend(self, promise: Promise, record: Callable[[Instant], object] = lambda at: None) -> bool:

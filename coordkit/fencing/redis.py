@@ -399,6 +399,9 @@ class AsyncRedisFence:
 
 def fence_at(url: str, place: str | None, timeout: float, stack: ExitStack) -> RedisFence:
     """The fence that an operator means by a URL: see `stored`."""
+    _, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[2]:  # what looks like a host may be the end of a password
+        raise ConfigError("a '@' in a user name or a password is written %40, and a '/' is written %2F")
     try:
         client = Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)

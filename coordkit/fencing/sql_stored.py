@@ -38,8 +38,11 @@ def fence_at(url: str, place: str | None, timeout: float, stack: ExitStack) -> B
         raise ConfigError(
             f"{engine.dialect.driver} is a driver for asyncio: name another, such as postgresql+psycopg://"
         )
-    if "@" in (engine.url.host or ""):  # what stands before it is the end of a password: not to be shown
-        raise ConfigError("a '@' in a user name or a password is written %40")
+    parts = [engine.url.host, *engine.url.query, *engine.url.query.values()]
+    if family(engine.dialect) != "sqlite":
+        parts.append(engine.url.database)
+    if any("@" in str(part) for part in parts):  # what looks like a host may be the end of a password
+        raise ConfigError("a '@' in a user name or a password is written %40, and a '/' is written %2F")
     fence = SQLFence() if place is None else SQLFence(table=place)
     with connecting(fence.table, engine):
         try:

@@ -79,6 +79,7 @@ def test_what_is_lacking_is_a_failure_in_ci(
 @pytest.mark.parametrize(
     ("name", "left"),
     [(f"coordkit-{os.getpid()}-a", False), ("coordkit-x-a", False), ("other-1-a", False), ("coordkit-4194305-a", True)],
+    ids=["of a living one", "no pid", "of others", "of a dead one"],
 )
 def test_what_a_process_has_left_is_known_by_its_pid(name: str, *, left: bool) -> None:
     assert rights.left_behind(name) is left  # there is no pid above 4194304

@@ -547,6 +547,34 @@ def test_a_term_dropped_after_it_was_lost_and_before_the_engine_looked_tells_its
     assert told.empty()
 
 
+@pytest.mark.parametrize("hold", [0.0, 60.0])
+def test_callbacks_are_told_although_their_loop_is_closed_before_the_engine_looks(
+    of_process: dict[int, Engine], url: str, hold: float
+) -> None:
+    """As after a pause of the whole process: the body finds out by itself, and its program ends."""
+    told: list[LossReason | None] = []
+    held, go = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        elector = AsyncLeaderElector(url, "a", ttl=0.5, hold=hold)
+        async with elector.lead() as term:
+            term.on_lost(lambda lost: told.append(lost.reason))
+            of_process[os.getpid()].post(lambda: (held.set(), go.wait(LONG)))
+            assert held.wait(LONG)
+            while term.valid:
+                await asyncio.sleep(0.01)
+            if not hold:  # then leaving waits for the engine
+                asyncio.get_running_loop().call_later(0.05, go.set)
+            term.ensure()
+
+    try:
+        with pytest.raises(LeadershipLost):
+            asyncio.run(asyncio.wait_for(main(), LONG))
+    finally:
+        go.set()
+    assert told == [LossReason.EXPIRED]
+
+
 def test_the_journal_has_once_that_there_are_callbacks_and_that_they_are_told(
     of_process: dict[int, Engine], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

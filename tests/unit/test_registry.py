@@ -357,7 +357,9 @@ def told(url: str) -> str:
 
 
 @pytest.mark.parametrize("secret", [SECRET, "27017"])
-@pytest.mark.parametrize("character", ["/", "?", "#", "/?", "?x=", "=", "?=", "@", ":", "%", " ", "\n"])
+@pytest.mark.parametrize(
+    "character", ["/", "?", "#", "/?", "?x=", "=", "?=", "@", "@/", "@1/", "@1?", ":", "%", " ", "\n"]
+)
 def test_a_password_that_was_not_encoded_is_not_told_either(character: str, secret: str) -> None:
     """The commonest mistake: the URL falls apart at another place than its author meant."""
     assert secret not in told(f"servers://user:{secret}{character}{secret}@one")

@@ -10,6 +10,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -106,6 +107,20 @@ def test_an_expiry_is_stamped_with_the_reading_that_showed_it(tenure: Tenure, cl
     seen = clock.instant
     clock.advance(TTL)
     assert tenure.end(TermState.LOST, LossReason.EXPIRED, seen) == End(TermState.LOST, LossReason.EXPIRED, seen)
+
+
+def test_an_end_that_was_overtaken_by_a_renewal_is_not_before_a_check_that_passed(
+    tenure: Tenure, clock: FakeClock
+) -> None:
+    """Somebody reads that the term is over, and before he can say so, a renewal comes in and a check passes."""
+    clock.advance(TTL)
+    seen = clock.instant
+    sent = seen._replace(boot=seen.boot - 0.1, mono=seen.mono - 0.1)
+    tenure.promise = replace(tenure.promise, sent=sent)
+    clock.advance(0.5)
+    assert tenure.ended() is None  # the check
+    end = tenure.end(TermState.LOST, LossReason.EXPIRED, seen)
+    assert end.at.boot == pytest.approx(seen.boot + 0.5)
 
 
 def test_the_end_on_record_is_not_before_a_check_that_passed(tenure: Tenure, clock: FakeClock) -> None:
