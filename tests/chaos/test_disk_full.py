@@ -270,7 +270,8 @@ def test_a_journal_on_a_full_disk_ends_no_term(tmp_path: Path) -> None:
         stays_quiet(2 * TTL, leader, word="lost")
         assert leader.leading() == token
         assert "the journal misses a line" in leader.child.errors
-        assert "the journal has half a line" in leader.child.errors
+        # Whoever comes first: the other may have begun so late that this is its first line.
+        assert "the journal has half a line" in leader.child.errors + other.child.errors
         full.make_room()
         leader.child.tell("leave")
         after = other.leads()
