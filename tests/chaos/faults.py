@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "faults.md"
 REPORTS: Final = ROOT / ".cache" / "reports" / "chaos"
 RESULTS: Final = Path(__file__).with_name("results")
-BACKENDS: Final = ("etcd", "zookeeper", "redis")
+BACKENDS: Final = ("etcd", "zookeeper", "redis", "sqlite")
 PEERS: Final = ("kazoo", "pottery")
 NAMES: Final = (*BACKENDS, *(f"control-{peer}" for peer in PEERS), "soak")
 Found = Mapping[str, Any]
@@ -98,9 +98,10 @@ def _matrix(run: Found) -> list[str]:
     calm = run["faults"].get("calm", {"false_step_downs": 0})["false_step_downs"]
     heads = ("fault", "times", "terms it ended", "median", "p99", "most", "bound", "false step-downs")
     told = (
-        "Seconds without a leader after a term that the fault ended, where no other fault came in between; the bound\n"
-        "is what the backend promises, and a busy machine may add to it. A false step-down is a term that was lost\n"
-        f"while the fault touched others; {calm} more came while nothing was wrong.\n\n"
+        "Seconds without a leader after a term that was lost in the fault's time, where no other fault came in\n"
+        "between: from the fault's begin where the leader was killed or could not act, else from the end of its term.\n"
+        "The bound is what the backend promises; a busy machine may add to it. A false step-down is a term that was\n"
+        f"lost while the fault touched others; {calm} more came while nothing was wrong.\n\n"
     )
     return [f"\n## {run['backend']}\n\n", told, _table(heads, rows)]
 

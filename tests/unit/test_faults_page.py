@@ -60,4 +60,5 @@ def test_the_tests_that_it_names_exist(row: tuple[str, str, str]) -> None:
 
 
 def test_the_page_is_what_the_results_make() -> None:
+    assert faults.read().keys() == set(faults.NAMES), "a run is missing: make chaos, make soak"
     assert faults.PAGE.read_text(encoding="utf-8") == faults.page(faults.read()), "python -m tests.chaos.faults"
