@@ -78,8 +78,8 @@ def _summary(runs: Sequence[Found]) -> list[str]:
         *("falling tokens", "writes accepted", "refused", "stale ones accepted", "left behind"),
     )
     lines = [
-        "- {backend}: seed {seed}, ttl {ttl:g} s, {minutes:.0f} minutes, {processes} processes, {elections} elections "
-        "at once; Python {python}, {machine}\n".format(**run, minutes=run["seconds"] / 60)
+        "- {backend}: seed {seed}, ttl {ttl:g} s, {minutes:.0f} minutes, {processes} processes, elections at "
+        "once: {elections}; Python {python}, {machine}\n".format(**run, minutes=run["seconds"] / 60)
         for run in runs
     ]
     return ["\n## The runs\n\n", *lines, "\n", _table(heads, rows)]
@@ -141,7 +141,8 @@ def _soak(found: Found) -> list[str]:
     grown = ", ".join(found["grown"]) or "nothing"
     told = (
         f"{found['seconds'] / 60:.0f} minutes on all backends at once (seed {found['seed']}): {counts}. Meanwhile: "
-        f"{faults}. What has grown: {grown}. Medians of quarters of the time:\n\n"
+        f"{faults}. Grown beyond its allowance: {grown}. Memory rises by what gRPC keeps of each session\n"
+        "that is closed ([etcd.md](etcd.md)). Medians of quarters of the time:\n\n"
     )
     return ["\n## A soak\n\n", told, _table(heads, rows)]
 

@@ -47,7 +47,7 @@ def test_a_run_is_on_the_page() -> None:
     assert "| redis 7.0.15 | 5,001 | 1,700 | 7 | 0 | 0 | 9,000 | 4 | 0 | 0 |" in page
     assert "| killed | 3 | 2 | 1.50 | 2.25 | 2.50 | 2.20 | 1 |" in page
     assert "| server cut off | 3 | 2 | - | - | - | 2.20 | 1 |" in page
-    assert "seed 42, ttl 2 s, 10 minutes, 8 processes, 24 elections" in page
+    assert "seed 42, ttl 2 s, 10 minutes, 8 processes, elections at once: 24" in page
     assert "6 more came while nothing was wrong" in page
 
 
