@@ -28,6 +28,7 @@ from typing import Any
 import coordkit
 from coordkit import engine
 from coordkit.backends.inotify import IN_ATTRIB, FileEvents
+from tests.support.pair import Peer
 
 ROOT = Path(__file__).parents[1]
 TTL = 10.0
@@ -167,33 +168,6 @@ def checks(url: str, calls: int) -> dict[str, float]:
 # --- two processes -------------------------------------------------------------------------------------------
 
 
-class Peer:
-    """One of the two processes; takes one order per line and answers with stamps."""
-
-    def __init__(self, url: str, raw: str) -> None:
-        command = [sys.executable, "-m", "tests.bench", "--peer", url, raw]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def order(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> list[float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("a process of the benchmark has ended too early")
-        return [float(word) for word in line.split()]
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(20)
-        self.process.stdout.close()
-
-
 def serve_peer(url: str, raw: str) -> None:
     """The life of a peer: orders on stdin, stamps on stdout."""
     elector = coordkit.LeaderElector(url, "handover", ttl=30.0)
@@ -242,7 +216,7 @@ def handovers(folder: Path, rounds: int) -> dict[str, list[float]]:
     raw = str(folder / "raw.db")
     connection = sqlite3.connect(raw, isolation_level=None)
     connection.executescript("PRAGMA journal_mode=WAL; CREATE TABLE raw (turn INTEGER); INSERT INTO raw VALUES (0)")
-    peers = [Peer(f"sqlite://{folder}/handover.db", raw) for _ in range(2)]
+    peers = [Peer("tests.bench", "--peer", f"sqlite://{folder}/handover.db", raw) for _ in range(2)]
     taken: dict[str, list[float]] = {"handover": [], "wake-up": [], "durable": []}
     try:
         peers[0].order("lead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import servers
 from tests.expected import BACKENDS, SUITES_PER_BACKEND
+from tests.support.provided import provided
 
 pytest_plugins = ("tests.support.clusters", "tests.support.sql")
 
@@ -71,9 +71,4 @@ def _backend(item: pytest.Item) -> str:
 @pytest.fixture(scope="session")
 def faketime() -> Path:
     """libfaketime.so.1, to be preloaded into a process whose wall clock is to step."""
-    try:
-        return servers.library("libfaketime.so.1")
-    except servers.Missing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+    return provided(lambda: servers.library("libfaketime.so.1"))

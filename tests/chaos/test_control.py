@@ -6,7 +6,6 @@ The defaults of the peers, and how each is used, are stated in `control_candidat
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.chaos.run import LONGER, seed
 from tests.chaos.schedule import MEMBER_KINDS, VOTER_KINDS
 from tests.servers.redis import Redis
 from tests.servers.zookeeper import ZooKeeper
+from tests.support.provided import provided
 from tests.support.voting import mark_new
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180 + LONGER)]
@@ -29,12 +29,7 @@ TTL = 2.0
 @pytest.fixture(scope="session")
 def pottery() -> Path:
     """A folder with pottery, for the path of Python."""
-    try:
-        return servers.python_packages("pottery")
-    except servers.Missing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+    return provided(lambda: servers.python_packages("pottery"))
 
 
 @pytest.mark.backend("zookeeper")

@@ -7,7 +7,6 @@ one key `<prefix><election>.coordkit`, the record.
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,10 +26,8 @@ from coordkit import (
     TermState,
     Unavailable,
 )
-from tests.servers.certificates import Certificates
+from tests.servers.certificates import Certificates, openssl
 from tests.servers.etcd import Etcd, EtcdCluster
-from tests.servers.fetch import program
-from tests.servers.processes import Command
 from tests.support.children import took
 from tests.support.failing import PASSWORD, fails, later, nothing_revealed, reveals_nothing, until
 
@@ -375,13 +372,6 @@ def test_who_named_no_user_is_over_in_time_when_authentication_is_enabled(tmp_pa
 # -- certificates --------------------------------------------------------------------------------------------------
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    command = Command.of(program("openssl"), *arguments)
-    subprocess.run(
-        command.arguments, env=command.environment, cwd=folder, capture_output=True, timeout=30.0, check=True
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("certificates")
@@ -407,14 +397,7 @@ def encrypted(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def expired(ours: Certificates) -> Path:
     """A client's certificate of our authority that is over."""
-    where = ours.client.parent
-    openssl(
-        where,
-        *("x509", "-req", "-in", "client.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
-        *("-set_serial", "9", "-days", "-1", "-extfile", "openssl.cnf", "-extensions", "client"),
-        *("-out", "expired.pem"),
-    )
-    return where / "expired.pem"
+    return ours.expired()
 
 
 def tls_url(host: str, options: Mapping[str, object], *, login: bool = True) -> str:
@@ -423,14 +406,10 @@ def tls_url(host: str, options: Mapping[str, object], *, login: bool = True) -> 
     return f"etcds://{user}{host}/tls?{urlencode(options)}"
 
 
-def files(certificates: Certificates) -> dict[str, object]:
-    return {"ca": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
-
-
 @local
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
 def test_a_client_with_a_certificate_leads(host: str, encrypted: EtcdCluster, ours: Certificates) -> None:
-    url = tls_url(f"{host}:{encrypted.members[0].port}", files(ours), login=False)
+    url = tls_url(f"{host}:{encrypted.members[0].port}", ours.of_a_client, login=False)
     with took(most=5.0):
         assert used_by(_led, url) is TermState.RESIGNED
 
@@ -445,9 +424,9 @@ def _led(elector: LeaderElector) -> TermState:
 def test_a_name_that_is_not_in_the_certificate_can_be_overridden(encrypted: EtcdCluster, ours: Certificates) -> None:
     host = encrypted.endpoints[0]
     with took(most=5.0):
-        opened(tls_url(host, {**files(ours), "server_name": "localhost"}, login=False))
+        opened(tls_url(host, {**ours.of_a_client, "server_name": "localhost"}, login=False))
     with fails(Unavailable, host, within=AT_ONCE):
-        opened(tls_url(host, {**files(ours), "server_name": "elsewhere.example"}))
+        opened(tls_url(host, {**ours.of_a_client, "server_name": "elsewhere.example"}))
 
 
 @local
@@ -466,7 +445,7 @@ def test_tls_passwords_and_ipv6_together(ours: Certificates, tmp_path: Path) -> 
 
 
 def _other_authority(ours: Certificates, foreign: Certificates, expired: Path) -> dict[str, object]:
-    return {**files(ours), "ca": foreign.authority}
+    return {**ours.of_a_client, "ca": foreign.authority}
 
 
 def _no_authority(ours: Certificates, foreign: Certificates, expired: Path) -> dict[str, object]:
@@ -474,7 +453,7 @@ def _no_authority(ours: Certificates, foreign: Certificates, expired: Path) -> d
 
 
 def _foreign_client(ours: Certificates, foreign: Certificates, expired: Path) -> dict[str, object]:
-    return {**files(foreign), "ca": ours.authority}
+    return {**foreign.of_a_client, "ca": ours.authority}
 
 
 def _no_client(ours: Certificates, foreign: Certificates, expired: Path) -> dict[str, object]:
@@ -482,7 +461,7 @@ def _no_client(ours: Certificates, foreign: Certificates, expired: Path) -> dict
 
 
 def _expired_client(ours: Certificates, foreign: Certificates, expired: Path) -> dict[str, object]:
-    return {**files(ours), "cert": expired}
+    return {**ours.of_a_client, "cert": expired}
 
 
 @local
@@ -512,7 +491,7 @@ def test_tls_against_plain_and_plain_against_tls(encrypted: EtcdCluster, ours: C
     with fails(Unavailable, encrypted.endpoints[0], within=AT_ONCE):
         opened(plain)
     with EtcdCluster(tmp_path, 1) as cluster, fails(Unavailable, "over TLS", cluster.endpoints[0], within=AT_ONCE):
-        opened(tls_url(cluster.endpoints[0], files(ours)))
+        opened(tls_url(cluster.endpoints[0], ours.of_a_client))
 
 
 @pytest.fixture(scope="module")
@@ -542,7 +521,7 @@ def test_a_file_that_cannot_serve_is_named_at_once(
     name: str, option: str, bad: dict[str, Path], ours: Certificates
 ) -> None:
     # Nobody is asked: it makes no difference that nobody is there.
-    url = tls_url("127.0.0.1:1", {**files(ours), option: bad[name]})
+    url = tls_url("127.0.0.1:1", {**ours.of_a_client, option: bad[name]})
     for asking in ("open", "campaign", "leader"):
         with fails(Misconfigured, str(bad[name]), within=AT_ONCE):
             ASKING[asking](url)
@@ -554,8 +533,8 @@ def test_a_key_that_does_not_fit_or_has_a_password_is_named_at_once(
 ) -> None:
     swapped = {"ca": ours.authority, "cert": ours.client_key, "key": ours.client}
     for options in (
-        {**files(ours), "key": foreign.client_key},
-        {**files(ours), "key": bad["with password"]},
+        {**ours.of_a_client, "key": foreign.client_key},
+        {**ours.of_a_client, "key": bad["with password"]},
         swapped,
     ):
         with fails(Misconfigured, str(options["key"]), within=AT_ONCE):
@@ -571,4 +550,4 @@ def test_a_file_that_may_not_be_read_is_named_at_once(folder: Path, ours: Certif
         locked.write_bytes(ours.client_key.read_bytes())
         locked.chmod(0)
     with fails(Misconfigured, str(locked), within=AT_ONCE):
-        opened(tls_url("127.0.0.1:1", {**files(ours), "key": locked}))
+        opened(tls_url("127.0.0.1:1", {**ours.of_a_client, "key": locked}))

@@ -10,11 +10,10 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,6 +38,7 @@ from tests.servers.processes import Command
 from tests.servers.proxy import Proxy
 from tests.support.children import ROOT, took
 from tests.support.failing import MARK, PASSWORD, fails, later, nothing_revealed, until
+from tests.support.impostors import UNKNOWN_NAME, Impostor, black_hole, closes, http, nobody, silent
 
 __all__ = ["nothing_revealed"]
 
@@ -74,88 +74,30 @@ def elector_of(url: str, election: str = "x", ttl: float = TTL, **more: Any) -> 
 # -- servers that do not serve -------------------------------------------------------------------------------------
 
 
-class Impostor:
-    """Listens, and does one thing with each connection."""
-
-    def __init__(self, serve: Callable[[socket.socket], object]) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._serve = serve
-        self._accepted: list[socket.socket] = []
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._accepted.append(connection)
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
-
-    def _one(self, connection: socket.socket) -> None:
-        try:
-            self._serve(connection)
-        except OSError:
-            return  # the client was faster
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._accepted:
-            connection.close()
-
-
-def _silent(connection: socket.socket) -> None:
-    """Accepts and never answers."""
-
-
-def _closes(connection: socket.socket) -> None:
-    connection.shutdown(socket.SHUT_RDWR)
-
-
-def _http1(connection: socket.socket) -> None:
-    connection.recv(1000)
-    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")
-    connection.shutdown(socket.SHUT_RDWR)
-
-
 def _etcd2(connection: socket.socket) -> None:
     connection.recv(1000)
     connection.sendall(b'{"errorCode":100,"message":"Key not found","cause":"/v2/keys/x","index":7}\n')
 
 
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """A port that answers to no connection, as behind a firewall that drops: its queue is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
-        for _ in range(3):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+@contextmanager
+def at_nobodys(who: Callable[..., Any]) -> Iterator[str]:
+    """The host of one that does not serve."""
+    if who in (nobody, black_hole):
+        with who() as host:
+            yield host
+    else:
+        with Impostor(who) as impostor:
+            yield impostor.host
 
 
-@pytest.fixture
-def nobody() -> Iterator[str]:
-    """A port where nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{bound.getsockname()[1]}"
-
-
-@pytest.fixture(params=["nobody", "black_hole", _silent, _closes, _http1, _etcd2, "no such name"])
+@pytest.fixture(params=[nobody, black_hole, silent, closes, http, _etcd2, "no such name"])
 def not_there(request: pytest.FixtureRequest) -> Iterator[str]:
     """A host that is no etcd server."""
-    match request.param:
-        case "no such name":
-            yield "nowhere.invalid:2379"
-        case str() as fixture:
-            yield request.getfixturevalue(fixture)
-        case serve:
-            impostor = Impostor(serve)
-            yield impostor.host
-            impostor.close()
+    if request.param == "no such name":
+        yield f"{UNKNOWN_NAME}:2379"
+        return
+    with at_nobodys(request.param) as host:
+        yield host
 
 
 def test_who_does_not_serve_is_unavailable_in_time(not_there: str) -> None:
@@ -178,14 +120,10 @@ def test_who_does_not_serve_is_unavailable_in_time(not_there: str) -> None:
             elector.close()
 
 
-@pytest.fixture(params=["nobody", "black_hole", _silent, _closes])
+@pytest.fixture(params=[nobody, black_hole, silent, closes])
 def dead_member(request: pytest.FixtureRequest) -> Iterator[str]:
-    if isinstance(request.param, str):
-        yield request.getfixturevalue(request.param)
-    else:
-        impostor = Impostor(request.param)
-        yield impostor.host
-        impostor.close()
+    with at_nobodys(request.param) as host:
+        yield host
 
 
 def test_of_three_of_which_one_does_not_serve_the_others_are_used(dead_member: str, etcd: Etcd[Any]) -> None:
@@ -554,11 +492,12 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_cluster_that_cannot_be_reached_is_69(command: str, nobody: str) -> None:
-    with took(most=10.0):
-        done = coordkit(f"etcd://{LOGIN}{nobody}/p", *COMMANDS[command])
-    assert (done.returncode, done.stdout) == (69, "")
-    assert nobody in done.stderr.splitlines()[-1]
+def test_a_cluster_that_cannot_be_reached_is_69(command: str) -> None:
+    with nobody() as host:
+        with took(most=10.0):
+            done = coordkit(f"etcd://{LOGIN}{host}/p", *COMMANDS[command])
+        assert (done.returncode, done.stdout) == (69, "")
+        assert host in done.stderr.splitlines()[-1]
 
 
 @local

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -35,9 +34,7 @@ from coordkit import (
 )
 from coordkit.backends.zookeeper.layout import Place
 from coordkit.testing.contract import Running, eventually
-from tests.servers.certificates import Certificates
-from tests.servers.fetch import program
-from tests.servers.processes import Command
+from tests.servers.certificates import Certificates, openssl
 from tests.servers.zookeeper import ZooKeeper, ZooKeeperCluster
 from tests.support.children import took
 from tests.support.commands import COMMANDS, OBSERVE, coordkit
@@ -450,13 +447,6 @@ def test_who_is_rejected_by_sasl_ends_a_command_by_78(members_only: ZooKeeperClu
 # -- certificates ----------------------------------------------------------------------------------------------------
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    command = Command.of(program("openssl"), *arguments)
-    subprocess.run(
-        command.arguments, env=command.environment, cwd=folder, capture_output=True, timeout=30.0, check=True
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("certificates")
@@ -483,14 +473,7 @@ def encrypted(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def expired(ours: Certificates) -> Path:
     """A client's certificate of our authority that is over."""
-    where = ours.client.parent
-    openssl(
-        where,
-        *("x509", "-req", "-in", "client.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
-        *("-set_serial", "9", "-days", "-1", "-extfile", "openssl.cnf", "-extensions", "client"),
-        *("-out", "expired.pem"),
-    )
-    return where / "expired.pem"
+    return ours.expired()
 
 
 def tls_url(host: str, options: Mapping[str, object], *, login: bool = True) -> str:
@@ -499,21 +482,17 @@ def tls_url(host: str, options: Mapping[str, object], *, login: bool = True) -> 
     return f"zookeepers://{user}{host}/p?{urlencode(options)}"
 
 
-def files(certificates: Certificates) -> dict[str, object]:
-    return {"ca": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
-
-
 @local
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
 def test_a_client_with_a_certificate_leads(host: str, encrypted: ZooKeeperCluster, ours: Certificates) -> None:
-    url = tls_url(f"{host}:{encrypted.members[0].port}", files(ours), login=False)
+    url = tls_url(f"{host}:{encrypted.members[0].port}", ours.of_a_client, login=False)
     with took(most=AT_ONCE):
         assert used_by(led, url) is TermState.RESIGNED
 
 
 @local
 def test_with_acl_creator_a_certificate_is_a_creator(encrypted: ZooKeeperCluster, ours: Certificates) -> None:
-    url = tls_url(encrypted.endpoints[0], {**files(ours), "acl": "creator"}, login=False)
+    url = tls_url(encrypted.endpoints[0], {**ours.of_a_client, "acl": "creator"}, login=False)
     elector = LeaderElector(url, "mine", ttl=LONG)
     with elector.lead(timeout=5.0) as term:
         (listed,) = used_by(LOOKING["candidates"], url, "mine")
@@ -527,9 +506,9 @@ def test_a_name_that_is_not_in_the_certificate_can_be_overridden(
 ) -> None:
     host = encrypted.endpoints[0]
     with took(most=AT_ONCE):
-        opened(tls_url(host, {**files(ours), "server_name": "localhost"}, login=False))
+        opened(tls_url(host, {**ours.of_a_client, "server_name": "localhost"}, login=False))
     with fails(Unavailable, host, "certificate", within=5.5):
-        opened(tls_url(host, {**files(ours), "server_name": "elsewhere.example"}))
+        opened(tls_url(host, {**ours.of_a_client, "server_name": "elsewhere.example"}))
 
 
 @local
@@ -574,9 +553,9 @@ def test_a_handshake_that_fails_is_told_in_time(
         {
             "other authority": partial(fail, {**client, "ca": foreign.authority}, "certificate"),
             "no authority": partial(fail, client, "certificate"),
-            "foreign client": partial(fail, {**files(foreign), **ca}),
+            "foreign client": partial(fail, {**foreign.of_a_client, **ca}),
             "no client": partial(fail, ca),
-            "expired client": partial(fail, {**files(ours), "cert": expired}),
+            "expired client": partial(fail, {**ours.of_a_client, "cert": expired}),
         }
     )
 
@@ -595,7 +574,7 @@ def test_plain_against_tls_and_tls_against_plain(
 
     def to_plain() -> None:
         with fails(Unavailable, zookeeper.endpoints[0], within=6.0):
-            opened(tls_url(zookeeper.endpoints[0], files(ours)))
+            opened(tls_url(zookeeper.endpoints[0], ours.of_a_client))
 
     together({"plain": to_tls, "tls": to_plain})
 
@@ -625,7 +604,7 @@ def bad(folder: Path, ours: Certificates) -> dict[str, Path]:
 def test_a_file_that_cannot_serve_is_named_at_once(option: str, bad: dict[str, Path], ours: Certificates) -> None:
     # Nobody is asked: it makes no difference that nobody is there.
     for name in ("missing", "directory", "empty", "garbled", "cut", "text"):
-        url = tls_url("127.0.0.1:1", {**files(ours), option: bad[name]})
+        url = tls_url("127.0.0.1:1", {**ours.of_a_client, option: bad[name]})
         with fails(Misconfigured, str(bad[name]), within=AT_ONCE):
             opened(url)
         for ask in (CONTENDING["campaign"], LOOKING["leader"]):
@@ -639,8 +618,8 @@ def test_a_key_that_does_not_fit_or_has_a_password_is_named_at_once(
 ) -> None:
     swapped = {"ca": ours.authority, "cert": ours.client_key, "key": ours.client}
     for options in (
-        {**files(ours), "key": foreign.client_key},
-        {**files(ours), "key": bad["with password"]},
+        {**ours.of_a_client, "key": foreign.client_key},
+        {**ours.of_a_client, "key": bad["with password"]},
         swapped,
     ):
         with fails(Misconfigured, str(options["key"]), within=AT_ONCE):
@@ -656,7 +635,7 @@ def test_a_file_that_may_not_be_read_is_named_at_once(folder: Path, ours: Certif
         locked.write_bytes(ours.client_key.read_bytes())
         locked.chmod(0)
     with fails(Misconfigured, str(locked), within=AT_ONCE):
-        opened(tls_url("127.0.0.1:1", {**files(ours), "key": locked}))
+        opened(tls_url("127.0.0.1:1", {**ours.of_a_client, "key": locked}))
 
 
 @local
@@ -668,7 +647,7 @@ def test_a_file_that_is_gone_when_a_connection_is_made_anew_ends_no_program(
     copy.write_bytes(ours.authority.read_bytes())
     with ZooKeeperCluster(tmp_path, 1, tls=ours) as cluster, ExitStack() as stack:
         cluster.put("/p")
-        url = tls_url(cluster.endpoints[0], {**files(ours), "ca": copy}, login=False)
+        url = tls_url(cluster.endpoints[0], {**ours.of_a_client, "ca": copy}, login=False)
         elector, other = (LeaderElector(each, "x", ttl=TTL) for each in (url, cluster.url("p")))
         for each in (elector, other):
             stack.callback(each.close)

@@ -52,18 +52,18 @@ class Certificates:
         (folder / "openssl.cnf").write_text(_CONFIGURATION, encoding="ascii")
         key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
         valid = ("-days", "3650")
-        _openssl(
+        openssl(
             folder,
             *("req", "-x509", "-config", "openssl.cnf", "-extensions", "authority", *key, *valid),
             *("-subj", "/CN=coordkit tests", "-keyout", "authority.key", "-out", "authority.pem"),
         )
         for serial, role in enumerate(("server", "client"), start=1):
-            _openssl(
+            openssl(
                 folder,
                 *("req", "-new", "-config", "openssl.cnf", *key, "-subj", f"/O=coordkit tests/OU={role}"),
                 *("-keyout", f"{role}.key", "-out", f"{role}.csr"),
             )
-            _openssl(
+            openssl(
                 folder,
                 *("x509", "-req", "-in", f"{role}.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
                 *("-set_serial", str(serial), *valid, "-extfile", "openssl.cnf", "-extensions", role),
@@ -72,9 +72,28 @@ class Certificates:
         names = ("authority.pem", "server.pem", "server.key", "client.pem", "client.key")
         return cls(*(folder / name for name in names))
 
+    @property
+    def of_a_client(self) -> dict[str, object]:
+        """The options of a URL by which a client has them."""
+        return {"ca": self.authority, "cert": self.client, "key": self.client_key}
 
-def _openssl(folder: Path, *arguments: str) -> None:
-    command = Command.of(program("openssl"), *arguments, OPENSSL_CONF=str(folder / "openssl.cnf"))
+    def expired(self) -> Path:
+        """Another certificate of the client's, which is over."""
+        folder = self.client.parent
+        openssl(
+            folder,
+            *("x509", "-req", "-in", "client.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
+            *("-set_serial", "9", "-days", "-1", "-extfile", "openssl.cnf", "-extensions", "client"),
+            *("-out", "expired.pem"),
+        )
+        return folder / "expired.pem"
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    """Run it there, with the configuration that is there, if there is one."""
+    configuration = folder / "openssl.cnf"
+    own = {"OPENSSL_CONF": str(configuration)} if configuration.exists() else {}
+    command = Command.of(program("openssl"), *arguments, **own)
     done = subprocess.run(
         command.arguments,
         env=command.environment,

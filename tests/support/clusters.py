@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.servers import Missing
 from tests.servers.catalogue import NEWER
 from tests.servers.certificates import Certificates
 from tests.servers.cluster import Cluster
@@ -31,6 +30,7 @@ from tests.servers.mariadb import MariaDBServer
 from tests.servers.postgresql import PostgreSQLServer
 from tests.servers.redis import Redis, RedisVoters
 from tests.servers.zookeeper import ZooKeeper, ZooKeeperCluster
+from tests.support.provided import provided
 
 VARIABLE = "COORDKIT_TEST_CLUSTERS"
 C = TypeVar("C", bound=Cluster[Any])
@@ -154,41 +154,32 @@ def certificates(tmp_path: Path) -> Certificates:
 
 def of_newer_release(folder: Path, size: int) -> EtcdCluster:
     """A cluster that is not started; the test is skipped where the release cannot be had, and failed in CI."""
-    return _provided(lambda: EtcdCluster(folder, size, release=NEWER))
+    return provided(lambda: EtcdCluster(folder, size, release=NEWER))
 
 
 def zookeeper_of_newer_release(folder: Path, size: int) -> ZooKeeperCluster:
     """The same of ZooKeeper."""
-    return _provided(lambda: ZooKeeperCluster(folder, size, release=NEWER))
+    return provided(lambda: ZooKeeperCluster(folder, size, release=NEWER))
 
 
 def redis_of_newer_release(folder: Path, size: int) -> RedisVoters:
     """The same of Redis."""
-    return _provided(lambda: RedisVoters(folder, size, release=NEWER))
+    return provided(lambda: RedisVoters(folder, size, release=NEWER))
 
 
 def valkey_voters(folder: Path, size: int) -> RedisVoters:
     """The same of Valkey, which only the newer release has."""
-    return _provided(lambda: RedisVoters(folder, size, server="valkey-server", release=NEWER))
+    return provided(lambda: RedisVoters(folder, size, server="valkey-server", release=NEWER))
 
 
 def _chosen(local: Callable[[], C], containers: Callable[[], C]) -> C:
     match os.environ.get(VARIABLE, "local"):
         case "local":
-            return _provided(local)
+            return provided(local)
         case "compose":
             return containers()
         case other:
             pytest.fail(f"{VARIABLE} is 'local' or 'compose', not {other!r}")
-
-
-def _provided(made: Callable[[], C]) -> C:
-    try:
-        return made()
-    except Missing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
 
 
 def _kept(cluster: C, request: pytest.FixtureRequest) -> Iterator[C]:

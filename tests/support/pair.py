@@ -49,10 +49,10 @@ class Raw(Protocol):
 
 
 class Peer:
-    """One of the two processes; `module` is run with its URL."""
+    """One of the two processes; `module` is run with these arguments."""
 
-    def __init__(self, module: str, url: str) -> None:
-        command = [sys.executable, "-m", module, url]
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def order(self, word: str) -> None:
